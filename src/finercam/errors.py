@@ -1,0 +1,25 @@
+"""The one exception that finercam raises for input it cannot use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["FinerCAMError", "suggest"]
+
+
+class FinerCAMError(ValueError):
+    """One line that says what was given, what was expected and how to mend it."""
+
+
+def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Name the known entries closest to `name`, as the tail of an error message.
+
+    >>> suggest("gradcan", ["gradcam", "layercam"])
+    " Did you mean 'gradcam'?"
+    >>> suggest("zzz", ["gradcam"])
+    ''
+    """
+    by_lower = {entry.lower(): entry for entry in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.6)
+    return " Did you mean " + " or ".join(repr(by_lower[entry]) for entry in close) + "?" if close else ""
