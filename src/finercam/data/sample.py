@@ -1,0 +1,64 @@
+"""What a dataset gives: one picture with its label and whatever is known about where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+__all__ = ["Annotation", "ImageDataset", "Sample"]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Where things are in one picture, in pixels of the picture that `Sample.open` returns.
+
+    `box` is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive; `masks` maps a part's name to a boolean array `(H, W)`,
+    the whole object under the name `"object"`; `keypoints` maps a part's name to the `(x, y)` of each *visible* part.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    keypoints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a dataset: `id` (unique, stable, a relative path where there is a file), label and annotation.
+
+    `load` opens the picture (RGB); `annotate` reads its annotation. Both are lazy, and picklable, so that a
+    `Sample` is cheap to list and can travel to another process.
+    """
+
+    id: str
+    label: int | None
+    load: Callable[[], Image.Image]
+    annotate: Callable[[], Annotation] = Annotation
+
+    def open(self) -> Image.Image:
+        return self.load()
+
+    @property
+    def annotation(self) -> Annotation:
+        return self.annotate()
+
+
+@runtime_checkable
+class ImageDataset(Protocol):
+    """What `finercam evaluate`, `probe` and `run` need of a dataset.
+
+    `classes` are the class names, their positions the labels. A dataset that knows which pixels tell two classes
+    apart (Fieldguide, FunnyBirds) also has `contrast_mask(index, rival) -> (H, W) bool`; one that knows which
+    parts do has `telling_parts(c, d) -> tuple[str, ...]`.
+    """
+
+    name: str
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
