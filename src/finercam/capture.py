@@ -1,0 +1,222 @@
+"""One run of the model that keeps a layer's activations and can differentiate what comes after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finercam.errors import FinerCAMError
+
+__all__ = ["Capture", "capture", "exchanged", "find_logits", "guest", "run_model"]
+
+Scores = Callable[[Any], Tensor]
+NamedLayers = Sequence[tuple[str, nn.Module]]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one run left: activations as the layers gave them, logits `(N, K)`, and the graph of the tail between.
+
+    The trunk (input to first target layer) has no graph, so a capture costs the memory of the tail alone.
+    """
+
+    layers: tuple[str, ...]
+    activations: tuple[Tensor, ...]
+    logits: Tensor
+
+    def gradients(self, directions: Tensor, batched: bool | None = None) -> list[tuple[Tensor, ...]]:
+        """Differentiate `sum_k v_k y_k` for each of M directions `v` in logit space: `(N, M, K)`.
+
+        Returns M tuples with one gradient for each layer, shaped like its activations. `batched` asks for one
+        vectorised vector-Jacobian product; None takes it on accelerators, where launches cost more than
+        memory, and falls back to one product after another where an operation of the tail has no batching rule.
+        The graph is released afterwards.
+
+        Raises FinerCAMError if the logits do not depend on a layer.
+        """
+        vectors = directions.to(self.logits).unbind(1)
+        if batched is None:
+            batched = self.logits.device.type not in ("cpu", "mps") and len(vectors) > 1
+        if batched:
+            try:
+                stacked = self._vjp(torch.stack(vectors), is_grads_batched=True, retain_graph=True)
+            except RuntimeError as error:
+                if not _lacks_batching_rule(error):
+                    raise
+            else:
+                return [tuple(gradient[m] for gradient in stacked) for m in range(len(vectors))]
+        last = len(vectors) - 1
+        return [self._vjp(v, retain_graph=m < last) for m, v in enumerate(vectors)]
+
+    def _vjp(self, vectors: Tensor, **options: bool) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(self.logits, self.activations, vectors, allow_unused=True, **options)
+        for name, gradient in zip(self.layers, found, strict=True):
+            if gradient is None:
+                raise FinerCAMError(
+                    f"layer {name!r}: the logits do not depend on it; choose a layer on the way to them"
+                )
+        return found  # type: ignore[return-value]
+
+
+def capture(model: nn.Module, layers: NamedLayers, images: Any, scores: Scores | None = None) -> Capture:
+    """Run `model(images)` once and keep what `layers` gave, with a graph from there to the logits.
+
+    The model is a guest: it runs in eval mode, its parameters take no part in the graph, and hooks, modes and
+    `requires_grad` are put back, also when it raises. Works under the caller's `no_grad` and `inference_mode`.
+
+    Raises FinerCAMError for a layer that never runs, runs more than once, or gives no tensor.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> kept = capture(model, [("0", model[0])], torch.zeros(5, 3, 8, 8))
+    >>> kept.activations[0].shape, kept.logits.shape
+    (torch.Size([5, 4, 8, 8]), torch.Size([5, 2]))
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            if name in kept:
+                raise FinerCAMError(
+                    f"layer {name!r} runs more than once in a forward pass; name a layer that runs once"
+                )
+            activation = _tensor_of(output, name)
+            torch.set_grad_enabled(True)  # the model may hold its backbone under no_grad; the tail needs a graph
+            if not activation.requires_grad:
+                activation = activation.detach().requires_grad_()
+            kept[name] = activation
+            # What follows may write in place (ReLU(inplace=True)): it gets a copy, the kept one stays as it was.
+            return _with_tensor(output, activation.clone())
+
+        return hook
+
+    with guest(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        for name, module in layers:
+            stack.callback(module.register_forward_hook(keep(name)).remove)
+        output = _call(model, images)
+        logits = find_logits(output, scores)
+
+    for name, _ in layers:
+        if name not in kept:
+            raise FinerCAMError(f"layer {name!r} did not run in the forward pass; name a layer that does")
+    if not logits.requires_grad:
+        names = ", ".join(repr(name) for name, _ in layers)
+        raise FinerCAMError(f"layer {names}: the logits do not depend on it; choose a layer on the way to them")
+    return Capture(tuple(name for name, _ in layers), tuple(kept[name] for name, _ in layers), logits)
+
+
+def run_model(model: nn.Module, images: Any, scores: Scores | None = None) -> Tensor:
+    """Logits `(N, K)` of a plain run without graph, the model treated as a guest."""
+    with guest(model), torch.no_grad():
+        return find_logits(_call(model, images), scores)
+
+
+@contextmanager
+def guest(model: nn.Module) -> Iterator[None]:
+    """Hold `model` in eval mode with its parameters out of the graph; put every flag back at the end."""
+    training = [module for module in model.modules() if module.training]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for module in training:
+            module.training = False
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        # Dynamo ignores hooks added after compilation, so compiled parts run as they were written.
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def exchanged(module: nn.Module, activation: Tensor) -> Iterator[None]:
+    """Let `module` give `activation` in place of its own, whatever runs before it."""
+    handle = module.register_forward_hook(lambda _module, _inputs, output: _with_tensor(output, activation))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def find_logits(output: Any, scores: Scores | None = None) -> Tensor:
+    """Find the logits `(N, K)` in what a model returned: a tensor, tuple, dict or Hugging Face output.
+
+    >>> find_logits({"logits": torch.zeros(2, 5), "hidden": torch.zeros(2, 9)}).shape
+    torch.Size([2, 5])
+    """
+    if scores is not None:
+        found = scores(output)
+        if not (isinstance(found, Tensor) and found.ndim == 2):
+            raise FinerCAMError(f"scores= returned {_describe(found)}; expected logits of shape (N, K)")
+        return found
+    if isinstance(output, Tensor):
+        candidates: list[Any] = [output]
+    elif isinstance(output, Mapping):
+        named = [output.get(key) for key in ("logits", "logits_per_image")]
+        candidates = [value for value in named if value is not None] or list(output.values())
+    elif hasattr(output, "logits"):
+        candidates = [output.logits]
+    elif isinstance(output, (tuple, list)):
+        candidates = list(output)
+    else:
+        candidates = []
+    for value in candidates:
+        if isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point():
+            return value
+    raise FinerCAMError(
+        f"the model returned {_describe(output)}; expected logits (N, K): pass scores=lambda output: …"
+    )
+
+
+def _call(model: nn.Module, images: Any) -> Any:
+    """Call with one tensor, a mapping of keyword arguments, or a tuple of positional ones."""
+    if isinstance(images, Mapping):
+        return model(**images)
+    if isinstance(images, (tuple, list)):
+        return model(*images)
+    return model(images)
+
+
+def _tensor_of(output: Any, name: str) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim >= 3:
+            return value
+    raise FinerCAMError(f"layer {name!r} returned {_describe(output)}; expected a tensor of activations")
+
+
+def _with_tensor(output: Any, replacement: Tensor) -> Any:
+    """The layer's output with its activations exchanged, its structure as it was."""
+    if isinstance(output, Tensor):
+        return replacement
+    original = _tensor_of(output, "")
+    kind: Any = type(output)
+    if isinstance(output, Mapping):
+        changed = {key: replacement if value is original else value for key, value in output.items()}
+        return kind(**changed) if hasattr(output, "to_tuple") else kind(changed)
+    values = [replacement if value is original else value for value in output]
+    return kind(*values) if hasattr(output, "_fields") else kind(values)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with keys {list(value)}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of " + ", ".join(_describe(entry) for entry in value[:4])
+    return type(value).__name__
+
+
+def _lacks_batching_rule(error: RuntimeError) -> bool:
+    text = str(error)
+    return any(word in text for word in ("vmap", "batching rule", "is_grads_batched", "functorch", "BatchedTensor"))

@@ -1,0 +1,123 @@
+"""The question: target class, reference classes, strength gamma, and how the references are weighted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finercam.errors import FinerCAMError, suggest
+from finercam.references import NONE
+
+__all__ = ["WEIGHTS", "Contrast", "contrast_objective", "contrast_terms", "one_hot", "reference_weights"]
+
+WEIGHTS = ("mean", "probability", "orthogonal", "released")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why `target (N,)` and not `references (N, T)`, with strength `gamma (N,)`.
+
+    References are filled with -1 where a sample has fewer. `weights` is one of "mean" (the paper), "probability",
+    "orthogonal" and "released" (the authors' code, for comparison). With gamma 0 the question is the plain one.
+
+    >>> Contrast(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([0.6]))
+    Contrast(target=[0], references=[[1, 2]], gamma=[0.6], weights='mean')
+    """
+
+    target: Tensor
+    references: Tensor
+    gamma: Tensor
+    weights: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            expected = ", ".join(WEIGHTS)
+            raise FinerCAMError(
+                f"weights={self.weights!r}: expected one of {expected}.{suggest(self.weights, WEIGHTS)}"
+            )
+
+    def __repr__(self) -> str:
+        gamma = [round(value, 6) for value in self.gamma.tolist()]
+        return (
+            f"Contrast(target={self.target.tolist()}, references={self.references.tolist()}, "
+            f"gamma={gamma}, weights={self.weights!r})"
+        )
+
+
+def contrast_objective(
+    logits: Tensor, target: Tensor, references: Tensor, gamma: float | Tensor, weights: str = "mean"
+) -> Tensor:
+    """`z = y_c - gamma * sum_t w_t y_dt` for each sample: logits `(N, K)`, references `(N, T)` to `(N,)`.
+
+    Paper, Eq. 5-8; weights "mean" (1/T), "probability" (proportional to `p_dt`, detached) or "released" (the
+    authors' code: `sum_i p_i (y_c - gamma y_i) / (sum_i p_i + 1e-9)`, `p` in the graph). Differentiable.
+
+    >>> logits = torch.tensor([[3.0, 2.0, 1.0]])
+    >>> contrast_objective(logits, torch.tensor([0]), torch.tensor([[1, 2]]), gamma=0.5)
+    tensor([2.2500])
+    """
+    own = logits.gather(1, target[:, None]).squeeze(1)
+    if weights == "released":
+        present = references != NONE
+        p = logits.softmax(dim=1).gather(1, references.clamp(min=0)) * present
+        rivals = logits.gather(1, references.clamp(min=0))
+        gamma = torch.as_tensor(gamma, dtype=logits.dtype, device=logits.device)
+        terms = p * (own[:, None] - gamma.reshape(-1, 1) * rivals)
+        return terms.sum(1) / (p.sum(1) + 1e-9)
+    w = reference_weights(logits, references, weights)
+    return own - gamma * (w * logits.gather(1, references.clamp(min=0))).sum(1)
+
+
+def reference_weights(logits: Tensor, references: Tensor, weights: str) -> Tensor:
+    """How much each reference counts: detached, zero where there is none, each row summing to 1: `(N, T)`.
+
+    "probability" is a softmax over the references alone, so it stays finite however small their probabilities.
+
+    >>> reference_weights(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([[1, 2]]), "probability")
+    tensor([[0.5000, 0.5000]])
+    """
+    present = references != NONE
+    if weights == "mean":
+        return (present / present.sum(1, keepdim=True).clamp(min=1)).to(logits.dtype)
+    if weights == "probability":
+        rivals = logits.detach().gather(1, references.clamp(min=0))
+        return rivals.masked_fill(~present, -torch.inf).softmax(dim=1).nan_to_num(0.0)
+    raise FinerCAMError(f"weights={weights!r}: the weights of the references do not follow from the logits alone")
+
+
+def contrast_terms(logits: Tensor, contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """The direction of the question in logit space, as (what speaks for, what speaks against): `(N, K)` each.
+
+    `dz/dy = speaks_for - gamma * speaks_against`, for every weighting whose objective is known from the logits.
+    Keeping the two gives every gamma from two vector-Jacobian products, however many references there are.
+
+    >>> contrast = Contrast(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([0.6]))
+    >>> contrast_terms(torch.zeros(1, 3), contrast)
+    (tensor([[1., 0., 0.]]), tensor([[0.0000, 0.5000, 0.5000]]))
+    """
+    if contrast.weights == "released":
+        return _released_terms(logits, contrast)
+    w = reference_weights(logits, contrast.references, contrast.weights)
+    against = torch.zeros_like(logits).scatter_add_(1, contrast.references.clamp(min=0), w)
+    return one_hot(contrast.target, logits), against
+
+
+def one_hot(ids: Tensor, logits: Tensor) -> Tensor:
+    """Unit directions `(N, K)` of class ids `(N,)`; a row of zeros for an id of -1."""
+    rows = F.one_hot(ids.clamp(min=0), logits.shape[1]).to(logits)
+    return rows * (ids != NONE)[:, None].to(logits)
+
+
+def _released_terms(logits: Tensor, contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """z is linear in gamma, so its gradient at gamma = 0 and the change to gamma = 1 say it all."""
+    with torch.inference_mode(False), torch.enable_grad():
+        y = logits.detach().clone().requires_grad_()
+        at = [
+            contrast_objective(y, contrast.target, contrast.references, gamma, "released").sum()
+            for gamma in (0.0, 1.0)
+        ]
+        speaks_for, both = (torch.autograd.grad(z, y, retain_graph=True)[0] for z in at)
+    return speaks_for, speaks_for - both

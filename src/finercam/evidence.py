@@ -1,0 +1,151 @@
+"""What each class sees: activations with the gradients of a few kept directions in logit space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finercam.contrast import Contrast, contrast_terms, one_hot
+from finercam.errors import FinerCAMError
+from finercam.references import NONE
+
+__all__ = ["Evidence", "Keep", "NotKept", "directions"]
+
+Keep = str | int | Sequence[int]
+
+
+class NotKept(FinerCAMError):
+    """The question needs a class that was not kept; a new run of the model could answer it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Activations and, for each kept direction in logit space, their gradients: enough for later questions.
+
+    For each layer: `activations (N, C, h, w)` and `gradients (N, M, C, h, w)`, or `(N, M, C, 1, 1)` where a method
+    scores whole channels. `directions (N, M, K)` say what each gradient is of; `logits (N, K)`. `baseline (N, K)`
+    is what a score method subtracts from the target's channel scores (paper, Eq. 9). `target (N,)` is set where the
+    evidence was gathered for one target only.
+
+    Everything is linear in the direction, so any question in the span of the kept ones is answered by a
+    combination of them, and one outside it raises NotKept.
+    """
+
+    logits: Tensor
+    directions: Tensor
+    activations: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
+    baseline: Tensor | None = None
+    target: Tensor | None = None
+
+    def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
+        """For each layer `(activations, gradients)` under the question, `(N, C, h, w)` each, float32 or better."""
+        if self.target is not None and not torch.equal(self.target, contrast.target):
+            raise NotKept(
+                f"evidence for targets {self.target.tolist()} was asked about {contrast.target.tolist()}, and this method "
+                "gathers it for one target: explain again with that target, or with keep_images=True"
+            )
+        if contrast.weights == "orthogonal":
+            coefficients = [self._orthogonal(contrast, gradient) for gradient in self.gradients]
+        else:
+            speaks_for, against = contrast_terms(self.logits, contrast)
+            direction = speaks_for - contrast.gamma.to(speaks_for)[:, None] * against
+            coefficients = [self.coefficients(direction)] * len(self.gradients)
+        offset = self._offset(contrast)
+        return [
+            (_wide(activation), _combine(c, gradient) - offset)
+            for c, activation, gradient in zip(coefficients, self.activations, self.gradients, strict=True)
+        ]
+
+    def sliced(self, at: slice) -> Evidence:
+        """The evidence of some of the samples."""
+        return Evidence(
+            self.logits[at],
+            self.directions[at],
+            tuple(activation[at] for activation in self.activations),
+            tuple(gradient[at] for gradient in self.gradients),
+            None if self.baseline is None else self.baseline[at],
+            None if self.target is None else self.target[at],
+        )
+
+    def coefficients(self, direction: Tensor) -> Tensor:
+        """How a direction `(N, K)` is combined from the kept ones: `(N, M)`; raises NotKept outside their span."""
+        kept = self.directions
+        gram = kept @ kept.mT
+        found = torch.linalg.pinv(gram, hermitian=True) @ (kept @ direction.to(kept)[..., None])
+        missing = (direction.to(kept) - (found.mT @ kept).squeeze(1)).norm(dim=1)
+        if (missing > 1e-6 * (1 + direction.norm(dim=1).to(kept))).any():
+            sample = int(missing.argmax())
+            lacking = direction[sample].to(kept) - (found[sample].mT @ kept[sample]).squeeze(0)
+            classes = (lacking.abs() > 1e-6).nonzero().flatten().tolist()
+            raise NotKept(
+                f"classes {classes[:5]} of sample {sample} were not kept: explain again, with keep='references' or "
+                "keep=[ids] for questions to come, or with keep_images=True to let ask() run the model"
+            )
+        return found.squeeze(2)
+
+    def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
+        """Coefficients that take from the target's channel weights their projection on the references' span."""
+        target = self.coefficients(one_hot(contrast.target, self.logits))
+        rivals = torch.stack([self.coefficients(one_hot(d, self.logits)) for d in contrast.references.unbind(1)], 1)
+        alpha = gradient.double().mean(dim=(3, 4)).to(target)
+        alpha_d = rivals @ alpha
+        gram = alpha_d @ alpha_d.mT
+        beta = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ (alpha_d @ (target[:, None] @ alpha).mT)
+        return target - contrast.gamma.to(target)[:, None] * (beta.mT @ rivals).squeeze(1)
+
+    def _offset(self, contrast: Contrast) -> Tensor | float:
+        if self.baseline is None:
+            return 0.0
+        return _wide(self.baseline.gather(1, contrast.target.to(self.baseline.device)[:, None]))[:, :, None, None]
+
+
+def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
+    """The directions `(N, M, K)` to keep for a question and those that may follow it.
+
+    `keep` is "contrast" (two directions: every gamma of this question, the plain map, and with one reference the
+    reverse question), "references" (also any of its references alone), a number of top classes, or class ids, each
+    kept besides the references.
+
+    >>> contrast = Contrast(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([0.6]))
+    >>> directions(torch.zeros(1, 5), contrast, "contrast").shape, directions(torch.zeros(1, 5), contrast, 4).shape
+    (torch.Size([1, 2, 5]), torch.Size([1, 4, 5]))
+    """
+    if keep == "contrast" and contrast.weights in ("mean", "probability"):
+        return torch.stack(contrast_terms(logits, contrast), 1)
+    ids = torch.cat([contrast.target[:, None], contrast.references], 1)
+    kept = torch.stack([one_hot(column, logits) for column in _with_extra(ids, logits, keep).unbind(1)], 1)
+    if contrast.weights == "released":  # its gradient reaches all classes, through the softmax
+        kept = torch.cat([kept, torch.stack(contrast_terms(logits, contrast), 1)], 1)
+    return kept
+
+
+def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
+    """Add the wanted classes that a sample does not yet have; -1 where it has them."""
+    if isinstance(keep, str):
+        if keep not in ("contrast", "references"):
+            raise FinerCAMError(f"keep={keep!r}: expected 'contrast', 'references', a number of classes or class ids")
+        return ids
+    if isinstance(keep, int):
+        wanted = logits.sort(dim=1, descending=True, stable=True).indices[:, :keep]
+    else:
+        wanted = torch.tensor(list(keep), dtype=torch.long).expand(len(ids), -1)
+        if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < logits.shape[1]:
+            raise FinerCAMError(f"keep={list(keep)}: expected class ids in 0…{logits.shape[1] - 1}")
+    have = (wanted[:, :, None] == ids[:, None, :]).any(2)
+    extra = wanted.masked_fill(have, NONE)
+    return torch.cat([ids, extra[:, (extra != NONE).any(0)]], 1)
+
+
+def _combine(coefficients: Tensor, gradients: Tensor) -> Tensor:
+    """`sum_m x_m G_m` for each sample: `(N, M)` and `(N, M, C, h, w)` to `(N, C, h, w)`."""
+    wide = _wide(gradients)
+    return torch.einsum("nm,nmchw->nchw", coefficients.to(wide), wide)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision cannot hold the sums that follow."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

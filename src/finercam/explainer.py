@@ -1,0 +1,278 @@
+"""FinerCAM: asks a classifier why it says this class and not that one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finercam import references as strategies
+from finercam.capture import Scores
+from finercam.contrast import Contrast
+from finercam.errors import FinerCAMError, suggest
+from finercam.evidence import Keep, directions
+from finercam.explanation import Explanation, Setting, per_sample_gamma
+from finercam.grid import Layout, find_layout
+from finercam.head import linear_head
+from finercam.layers import resolve_layers, unwrap
+from finercam.maps import FUSIONS
+from finercam.methods import Method
+from finercam.methods import get as get_method
+from finercam.methods.source import Source
+from finercam.names import per_sample, shared_or_per_sample
+from finercam.references import References
+from finercam.views import views
+
+__all__ = ["FinerCAM"]
+
+Layer = str | nn.Module | Sequence[str | nn.Module] | None
+CHEAP_REFERENCES = 8
+"""Up to this many references, each one's own gradients are kept where the tail after the layer is cheap."""
+
+
+class FinerCAM:
+    """Explains an image classifier by contrast: which pixels make it say this class rather than that one.
+
+    Args:
+        model: any PyTorch classifier of images; a guest, left exactly as it was.
+        method: base method, see `finercam.methods.names()`.
+        gamma: strength of the contrast; 0 is the plain method, 0.6 the paper's, 1 weighs both sides alike.
+        references: which classes the target is held against, when a call does not name them: "similar" (rows of the
+            linear head), "predicted" (highest logits), "nearest" (nearest logits), "all", or "confused".
+        num_references: how many, T; capped at the classes there are.
+        weights: "mean" (paper), "probability", "orthogonal" or "released".
+        layer: target layer: None to find it, a module, a dotted name, or a list of either.
+        scores: picks the logits `(N, K)` out of what the model returns, where that is not evident.
+        class_names: names in the order of the logits, so that classes can be named in questions and answers.
+        fusion: "mean" or "product" of the maps of several layers.
+        smooth: "flip", "scale" or both: the mean over mirrored and scaled views of the image.
+        keep: what later questions can be answered without the model: "contrast", "references", a number of top
+            classes, or class ids; None takes "references" where that is nearly free (feature maps, T of at most 8)
+            and "contrast" on tokens, where each kept class costs one more pass backwards through the last block.
+        keep_images: let `Explanation.ask` run the model again for what was not kept (holds on to the images).
+        confusion: confusion matrix `(K, K)` for `references="confused"`, rows the truth.
+        layout: a `finercam.grid.Layout`, where token grid or channel axis cannot be found.
+
+    Example, with a model of two classes:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> explain = FinerCAM(model, class_names=["wren", "robin"])
+        >>> answer = explain(torch.rand(5, 3, 16, 16), target="wren")
+        >>> answer.maps.shape, answer.reference_names[0]
+        (torch.Size([5, 16, 16]), ['robin'])
+        >>> answer.ask(gamma=0.9).signed.shape
+        torch.Size([5, 14, 14])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Method = "gradcam",
+        gamma: float = 0.6,
+        references: str = "similar",
+        num_references: int = 3,
+        weights: str = "mean",
+        layer: Layer = None,
+        scores: Scores | None = None,
+        class_names: Sequence[str] | None = None,
+        *,
+        fusion: str = "mean",
+        smooth: str | tuple[str, ...] | None = None,
+        keep: Keep | None = None,
+        keep_images: bool = True,
+        confusion: Tensor | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        if references not in strategies.STRATEGIES:
+            known = ", ".join(strategies.STRATEGIES)
+            raise FinerCAMError(
+                f"references={references!r}: expected one of {known}; name classes in the call, as against=[…]."
+                f"{suggest(str(references), strategies.STRATEGIES)}"
+            )
+        if references == "confused" and confusion is None:
+            raise FinerCAMError("references='confused' needs confusion=, a (K, K) matrix of counts, rows the truth")
+        if fusion not in FUSIONS:
+            raise FinerCAMError(f"fusion={fusion!r}: expected one of {', '.join(FUSIONS)}")
+        self.model = unwrap(model)
+        self.method = get_method(method)
+        self.gamma = float(per_sample_gamma(gamma, 1))
+        self.references = references
+        self.num_references = num_references
+        self.weights = weights
+        self.layer: Layer = layer
+        self.scores = scores
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.fusion = fusion
+        self.views = views(smooth)
+        self.keep = keep
+        self.keep_images = keep_images
+        self.confusion = None if confusion is None else torch.as_tensor(confusion)
+        self.layout = layout
+        self._found: tuple[tuple[str, nn.Module], ...] | None = None
+        Contrast(torch.tensor([0]), torch.tensor([[1]]), torch.tensor([0.0]), weights)  # checks the weights' name
+
+    def __call__(
+        self,
+        images: Tensor,
+        target: Any = None,
+        against: Any = None,
+        *,
+        gamma: float | Tensor | list[float] | None = None,
+        weights: str | None = None,
+        method: str | Method | None = None,
+    ) -> Explanation:
+        """Explain images `(N, 3, H, W)`, as the model takes them (normalised floats).
+
+        `target` is a class id or name, one for all images or one for each; None takes each prediction. `against`
+        names the references: one class, a flat list for all images, or one list (of any length) for each image;
+        None lets the strategy pick. Runs the model once, and the tail after the target layer backwards.
+
+        Raises FinerCAMError for images, classes or layers that cannot be used.
+        """
+        images = self._usable(images)
+        source = self._look(images)
+        logits = source.logits.cpu().double()
+        count, num_classes = logits.shape
+        if target is None:
+            chosen = logits.argmax(dim=1)
+        else:
+            chosen = torch.tensor(per_sample(target, count, self.class_names, num_classes))
+        strength = per_sample_gamma(self.gamma if gamma is None else gamma, count)
+        if num_classes == 1 and bool((strength > 0).any()):
+            raise FinerCAMError(
+                "the model has one class and nothing to hold it against; use gamma=0 for the plain map, or give two "
+                "logits, as scores=lambda y: torch.cat([-y, y], 1)"
+            )
+        picked = self.choose(logits, chosen, against, self.num_references)
+        contrast = Contrast(chosen, picked.ids, strength, weights or self.weights)
+        setting = Setting(
+            self.method if method is None else get_method(method),
+            source.run.layers,
+            picked.strategy,
+            self.num_references,
+            self.fusion,
+            (images.shape[2], images.shape[3]),
+            self._names(num_classes),
+        )
+        return self._answer(source, contrast, picked, setting)
+
+    def explain(self, images: Tensor, contrast: Contrast, references: References, setting: Setting) -> Explanation:
+        """Answer a question whose classes are settled, with a new run of the model."""
+        return self._answer(self._look(images), contrast, references, setting)
+
+    def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References:
+        """The references of each target `(N,)`: those named in `against`, or picked by this explainer's strategy."""
+        num_classes = logits.shape[1]
+        head = linear_head(self.model, num_classes)
+        strategy = self.references if against is None else "explicit"
+        if against is not None:
+            asked = shared_or_per_sample(against, len(target), self.class_names, num_classes)
+            asked = [[d for d in row if d != strategies.NONE] for row in asked]
+            ids = strategies.explicit(asked, target, num_classes)
+        elif strategy == "similar":
+            if head is None:
+                raise FinerCAMError(
+                    f"references='similar' compares rows of a linear head, and none with {num_classes} rows was found; "
+                    "use references='predicted', or name the classes with against="
+                )
+            ids = strategies.similar(head[0].cpu(), target, count)
+        elif strategy == "predicted":
+            ids = strategies.predicted(logits, target, count)
+        elif strategy == "nearest":
+            ids = strategies.nearest(logits, target, count)
+        elif strategy == "all":
+            ids = strategies.everything(num_classes, target)
+        else:
+            assert self.confusion is not None
+            if self.confusion.shape != (num_classes, num_classes):
+                raise FinerCAMError(
+                    f"confusion has shape {tuple(self.confusion.shape)}; expected ({num_classes}, {num_classes})"
+                )
+            ids = strategies.confused(self.confusion.cpu(), target, count)
+        similarity = torch.full(ids.shape, torch.nan)
+        if head is not None:
+            cosine = strategies.similarity(head[0].cpu(), target)
+            similarity = cosine.gather(1, ids.clamp(min=0)).masked_fill(ids == strategies.NONE, torch.nan)
+        return References(ids, similarity, strategy)
+
+    @property
+    def layers(self) -> tuple[str, ...] | None:
+        """Names of the target layers; None until the first image has been explained, if they were to be found."""
+        return None if self._found is None else tuple(name for name, _ in self._found)
+
+    def __enter__(self) -> FinerCAM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to undo: hooks live only while the model runs."""
+
+    def _answer(self, source: Source, contrast: Contrast, references: References, setting: Setting) -> Explanation:
+        kept = directions(source.logits.cpu().double(), contrast, self._keep(source, contrast))
+        sources = [source]
+        for view in self.views[1:]:
+            sources.append(self._look(view.apply(source.images)))
+        seen = tuple(
+            (view, setting.method.gather(looked, contrast, kept))
+            for view, looked in zip(self.views, sources, strict=True)
+        )
+        images = source.images if self.keep_images else None
+        return Explanation.of(contrast, references, setting, seen, logits=source.logits, images=images, asker=self)
+
+    def _look(self, images: Tensor) -> Source:
+        if self._found is None:
+            self._found = tuple(resolve_layers(self.model, self.layer, images))
+        try:
+            source = Source.of(self.model, self._found, images, self.scores, self._layout)
+        except (FinerCAMError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise FinerCAMError(
+                f"the model could not run on images of shape {tuple(images.shape)}: {first}"
+            ) from error
+        if len(source.logits) != len(images):
+            raise FinerCAMError(
+                f"logits of shape {tuple(source.logits.shape)} for {len(images)} images; expected one row each"
+            )
+        if not bool(source.logits.isfinite().all()):
+            bad = (~source.logits.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            raise FinerCAMError(
+                f"the model gave logits that are not finite for samples {bad[:8]}; leave those images out"
+            )
+        return source
+
+    def _layout(self, activation: Tensor, images: Tensor) -> Layout:
+        return find_layout(activation.shape, images.shape, self.model, self.layout)
+
+    def _keep(self, source: Source, contrast: Contrast) -> Keep:
+        if self.keep is not None:
+            return self.keep
+        maps = all(layout.kind in ("nchw", "nhwc") for layout in source.layouts)
+        return "references" if maps and contrast.references.shape[1] <= CHEAP_REFERENCES else "contrast"
+
+    def _names(self, num_classes: int) -> tuple[str, ...] | None:
+        if self.class_names is not None and len(self.class_names) != num_classes:
+            raise FinerCAMError(
+                f"{len(self.class_names)} class names for a model with {num_classes} classes; give one for each"
+            )
+        return self.class_names
+
+    def _usable(self, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
+            raise FinerCAMError(
+                f"images are {kind}; expected a float tensor (N, C, H, W), normalised as the model was trained"
+            )
+        if images.ndim != 4 or 0 in images.shape:
+            hint = "; add a batch dimension, images[None]" if images.ndim == 3 else ""
+            raise FinerCAMError(
+                f"images of shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image{hint}"
+            )
+        if not bool(images.isfinite().all()):
+            bad = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels; leave them out")
+        first = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        return images.detach() if first is None else images.detach().to(first.device, first.dtype)

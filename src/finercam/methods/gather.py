@@ -1,0 +1,157 @@
+"""How evidence is gathered: by gradients, by masking the input with channels, or by removing channels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finercam.capture import exchanged, run_model
+from finercam.contrast import Contrast, one_hot
+from finercam.errors import FinerCAMError
+from finercam.evidence import Evidence
+from finercam.methods.source import Source
+
+__all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "top_channel_scores"]
+
+BATCH = 32
+
+
+def gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
+    """Gradients of each kept direction: one run of the tail backwards for each."""
+    return Evidence(source.logits.cpu().double(), directions, source.activations, source.gradients(directions))
+
+
+def channel_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
+    """Score-CAM (Wang et al., CVPRW 2020) under a contrast (Finer-CAM, Eq. 9): the image behind each channel."""
+    return _scored(source, directions, source.activations)
+
+
+def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, count: int = 300) -> Evidence:
+    """gScoreCAM (Chen et al., ACCV 2022): only the channels with the largest mean gradient of the target.
+
+    The choice of channels belongs to the target, so another target needs another run.
+    """
+    own = source.gradients(one_hot(contrast.target, directions[:, 0])[:, None])
+    activations = []
+    for activation, gradient in zip(source.activations, own, strict=True):
+        size = gradient[:, 0].mean(dim=(2, 3)).abs()
+        best = size.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        activations.append(activation.gather(1, best[:, :, None, None].expand(-1, -1, *activation.shape[2:])))
+    evidence = _scored(source, directions, tuple(activations))
+    return Evidence(
+        evidence.logits,
+        directions,
+        evidence.activations,
+        evidence.gradients,
+        evidence.baseline,
+        contrast.target,
+    )
+
+
+def ablations(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
+    """Ablation-CAM (Desai & Ramaswamy, WACV 2020): how far each class falls when a channel is set to zero.
+
+    The fall is left undivided by `y_c`: the quotient is the same map, or, where `y_c < 0`, its negative.
+    """
+    falls = tuple(
+        torch.stack([_falls(source, layer, sample) for sample in range(len(source.images))])
+        for layer in range(len(source.layers))
+    )
+    return Evidence(
+        source.logits.cpu().double(),
+        directions,
+        source.activations,
+        tuple(_project(f, directions) for f in falls),
+    )
+
+
+def _scored(source: Source, directions: Tensor, activations: tuple[Tensor, ...]) -> Evidence:
+    baseline = run_model(source.model, torch.zeros_like(source.images[:1]), source.scores)
+    scores = tuple(
+        torch.stack(
+            [
+                masked_scores(source, image, activation, baseline[0])
+                for image, activation in zip(source.images, of_layer, strict=True)
+            ]
+        )
+        for of_layer in activations
+    )
+    projected = tuple(_project(of_layer, directions) for of_layer in scores)
+    return Evidence(
+        source.logits.cpu().double(),
+        directions,
+        activations,
+        projected,
+        baseline.expand(len(source.images), -1),
+    )
+
+
+def masked_scores(source: Source, image: Tensor, activation: Tensor, baseline: Tensor) -> Tensor:
+    """Logits of one image `(3, H, W)` behind each of its channels `(C, h, w)`, scaled to [0, 1]: `(C, K)`.
+
+    A constant channel masks everything out, so it scores exactly what the empty input does, without a run.
+    """
+    low, high = activation.flatten(1).aminmax(dim=1)
+    alive = (high > low).nonzero().flatten()
+    found = baseline.repeat(len(activation), 1)
+    for chosen in alive.split(BATCH):
+        masks = F.interpolate(activation[chosen][:, None], image.shape[1:], mode="bilinear", align_corners=False)
+        bottom, top = masks.flatten(1).aminmax(dim=1)
+        span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
+        masks = (masks - bottom[:, None, None, None]) / span[:, None, None, None]
+        found[chosen] = run_model(source.model, image * masks, source.scores)
+    return found
+
+
+def _project(scores: Tensor, directions: Tensor) -> Tensor:
+    """Channel scores of all classes `(N, C, K)` along the kept directions `(N, M, K)`: `(N, M, C, 1, 1)`."""
+    along = directions.to(scores.device, torch.promote_types(scores.dtype, torch.float32))
+    return torch.einsum("nck,nmk->nmc", scores.to(along), along)[..., None, None]
+
+
+def _falls(source: Source, layer: int, sample: int) -> Tensor:
+    """Logits lost by one sample when each channel of the layer is zero: `(C, K)`; nothing for a zero channel."""
+    raw = source.run.activations[layer].detach()
+    tokens_first = source.layouts[layer].kind == "tokens-first"
+    own = raw[:, sample : sample + 1] if tokens_first else raw[sample : sample + 1]
+    axis = source.channels(layer, own)
+    alive = own.transpose(0, axis).flatten(1).any(dim=1).nonzero().flatten()
+    logits = source.logits[sample]
+    falls = logits.new_zeros(own.shape[axis], len(logits))
+    copies = _Copies(source, layer, sample, batch_axis=1 if tokens_first else 0)
+    for chosen in alive.split(BATCH):
+        keep = torch.ones(len(chosen), own.shape[axis], dtype=own.dtype, device=own.device)
+        keep.scatter_(1, chosen[:, None], 0)
+        shape = [1] * own.ndim
+        shape[copies.batch_axis], shape[axis] = keep.shape
+        falls[chosen] = logits - copies.run(own * keep.view(shape))
+    return falls
+
+
+class _Copies:
+    """Runs one sample with the layer's output exchanged for many variants of it.
+
+    The trunk runs once for all variants where the tail takes a batch of them beside a trunk of one, which a
+    first trial decides by comparing the unchanged copies with the known logits; else once for each variant.
+    """
+
+    def __init__(self, source: Source, layer: int, sample: int, batch_axis: int) -> None:
+        self.source, self.layer, self.batch_axis = source, layer, batch_axis
+        self.image = source.images[sample : sample + 1]
+        raw = source.run.activations[layer].detach().narrow(batch_axis, sample, 1)
+        expected = source.logits[sample].expand(2, -1)
+        try:
+            once = self._run(torch.cat([raw, raw], dim=batch_axis), self.image)
+            self.once = once.shape == expected.shape and torch.allclose(once, expected, rtol=1e-3, atol=1e-4)
+        except (RuntimeError, ValueError, IndexError, AssertionError, FinerCAMError):
+            self.once = False
+
+    def run(self, variants: Tensor) -> Tensor:
+        count = variants.shape[self.batch_axis]
+        return self._run(variants, self.image if self.once else self.image.expand(count, -1, -1, -1))
+
+    def _run(self, variants: Tensor, images: Tensor) -> Tensor:
+        _, module = self.source.layers[self.layer]
+        with exchanged(module, variants):
+            return run_model(self.source.model, images, self.source.scores)

@@ -1,0 +1,87 @@
+"""Map rules: how activations and the gradients of a contrast become a signed map.
+
+Every rule takes `activations (N, C, h, w)` and `gradients (N, C, h, w)`, or `(N, C, 1, 1)` for channel scores,
+and gives the map before the final ReLU, `(N, h, w)`. The contrast is in the gradients already.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "eigengradcam",
+    "elementwise",
+    "gradcam",
+    "gradcam_plusplus",
+    "hirescam",
+    "layercam",
+    "weighted",
+    "xgradcam",
+]
+
+EPSILON = 1e-7
+
+
+def weighted(activations: Tensor, alpha: Tensor) -> Tensor:
+    """`sum_k alpha_k A_k` with channel weights `(N, C)`: `(N, h, w)`.
+
+    >>> weighted(torch.ones(1, 2, 3, 3), torch.tensor([[2.0, -0.5]])).unique()
+    tensor([1.5000])
+    """
+    return torch.einsum("nc,nchw->nhw", alpha, activations)
+
+
+def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Channels weighted by their mean gradient (Selvaraju et al., ICCV 2017, Eq. 1-2; linear in the contrast)."""
+    return weighted(activations, gradients.mean(dim=(2, 3)))
+
+
+def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Gradients averaged by each channel's own activation (Fu et al., BMVC 2020, Eq. 8; linear in the contrast)."""
+    mass = activations.sum(dim=(2, 3))
+    share = (gradients * activations).sum(dim=(2, 3)) / torch.where(mass == 0, torch.inf, mass)
+    return weighted(activations, share)
+
+
+def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Gradient times activation, place by place (Draelos & Carin, 2020; linear in the contrast)."""
+    return (gradients * activations).sum(dim=1)
+
+
+def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Positive gradients weight each place (Jiang et al., TIP 2021, Eq. 5); the contrast comes before this ReLU."""
+    return (gradients.relu() * activations).sum(dim=1)
+
+
+def elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Only what is positive in gradient times activation, place by place ("GradCAMElementWise")."""
+    return (gradients * activations).relu().sum(dim=1)
+
+
+def gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Positive gradients weighted by their share (Chattopadhay et al., WACV 2018, Eq. 10 and 19)."""
+    squared = gradients.square()
+    mass = activations.sum(dim=(2, 3), keepdim=True)
+    share = squared / (2 * squared + mass * squared * gradients + EPSILON)
+    share = torch.where(gradients != 0, share, 0.0)
+    return weighted(activations, (gradients.relu() * share).expand_as(activations).sum(dim=(2, 3)))
+
+
+def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """First principal component of gradient times activation, signed to agree with their sum.
+
+    Muhammad & Yeasin (IJCNN 2020) project the activations; without gradients the class, and so any contrast,
+    would make no difference. The component's own sign is arbitrary: the one that agrees with `hirescam` is taken.
+    """
+    product = gradients * activations
+    features = product.flatten(2).mT  # (N, hw, C)
+    centred = features - features.mean(dim=1, keepdim=True)
+    # The places are fewer than the channels, so their Gram matrix is the cheaper way to the component.
+    values, vectors = torch.linalg.eigh((centred @ centred.mT).double())
+    component = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
+    agreement = (component * (features.sum(dim=2) - features.sum(dim=2).mean(dim=1, keepdim=True))).sum(
+        1, keepdim=True
+    )
+    component = torch.where(agreement < 0, -component, component)
+    return component.to(product).unflatten(1, product.shape[2:])

@@ -1,0 +1,61 @@
+"""Where evidence is gathered from: the model, its target layers and the images of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finercam.capture import Capture, Scores, capture
+from finercam.grid import Layout
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run: what the model is, where it is looked at, on which images `(N, 3, H, W)`, and what it kept."""
+
+    model: nn.Module
+    layers: tuple[tuple[str, nn.Module], ...]
+    images: Tensor
+    scores: Scores | None
+    layouts: tuple[Layout, ...]
+    run: Capture
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        layers: tuple[tuple[str, nn.Module], ...],
+        images: Tensor,
+        scores: Scores | None,
+        layout_of: Callable[[Tensor, Tensor], Layout],
+    ) -> Source:
+        run = capture(model, layers, images, scores)
+        layouts = tuple(layout_of(activation, images) for activation in run.activations)
+        return cls(model, layers, images, scores, layouts, run)
+
+    @property
+    def activations(self) -> tuple[Tensor, ...]:
+        """Feature maps of each layer, `(N, C, h, w)`."""
+        return self.to_maps(tuple(activation.detach() for activation in self.run.activations))
+
+    @property
+    def logits(self) -> Tensor:
+        return self.run.logits.detach()
+
+    def to_maps(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(layout.to_maps(x) for layout, x in zip(self.layouts, tensors, strict=True))
+
+    def gradients(self, directions: Tensor) -> tuple[Tensor, ...]:
+        """For each layer the gradients of M directions `(N, M, K)`: `(N, M, C, h, w)`."""
+        found = [self.to_maps(gradient) for gradient in self.run.gradients(directions)]
+        return tuple(torch.stack(of_layer, dim=1) for of_layer in zip(*found, strict=True))
+
+    def channels(self, layer: int, raw: Tensor) -> Any:
+        """The index of a channel axis in the layer's own layout."""
+        return 1 if self.layouts[layer].kind == "nchw" else raw.ndim - 1

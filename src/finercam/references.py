@@ -1,0 +1,139 @@
+"""Which classes the target is held against: strategies that pick references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finercam.errors import FinerCAMError
+
+__all__ = [
+    "NONE",
+    "STRATEGIES",
+    "References",
+    "confused",
+    "everything",
+    "explicit",
+    "nearest",
+    "predicted",
+    "similar",
+    "similarity",
+]
+
+NONE = -1
+"""Fills the places of a sample that has fewer references than another one of its batch."""
+
+STRATEGIES = ("similar", "predicted", "nearest", "all", "confused")
+
+
+@dataclass(frozen=True)
+class References:
+    """The picked classes: `ids (N, T)`, filled with -1 where ragged; `similarity (N, T)` to the target, or NaN."""
+
+    ids: Tensor
+    similarity: Tensor
+    strategy: str
+
+
+def similar(weight: Tensor, target: Tensor, count: int) -> Tensor:
+    """The classes whose rows of the linear head point most nearly where the target's row does: ids `(N, T)`.
+
+    `weight (K, D)` are the classifier's rows (for a text classifier, the text embeddings). Paper, section 3.2.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+    >>> similar(rows, torch.tensor([0]), 2)
+    tensor([[1, 2]])
+    """
+    return _best(similarity(weight, target), target, count)
+
+
+def predicted(logits: Tensor, target: Tensor, count: int) -> Tensor:
+    """The classes with the highest logits, leaving out the target: ids `(N, T)`.
+
+    >>> predicted(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 2)
+    tensor([[2, 1]])
+    """
+    return _best(logits.detach(), target, count)
+
+
+def nearest(logits: Tensor, target: Tensor, count: int) -> Tensor:
+    """The classes whose logits lie nearest to the target's, above or below: ids `(N, T)`.
+
+    The authors' released code picks so. It can pick classes that the model thinks likelier than the target.
+
+    >>> nearest(torch.tensor([[3.0, 2.0, 2.5, -9.0]]), torch.tensor([1]), 2)
+    tensor([[2, 0]])
+    """
+    logits = logits.detach()
+    distance = (logits - logits.gather(1, target[:, None])).abs()
+    return _best(-distance, target, count)
+
+
+def everything(num_classes: int, target: Tensor) -> Tensor:
+    """Every class but the target: ids `(N, K - 1)`.
+
+    >>> everything(3, torch.tensor([1]))
+    tensor([[0, 2]])
+    """
+    order = torch.arange(num_classes, device=target.device).expand(len(target), -1)
+    return order[order != target[:, None]].view(len(target), num_classes - 1)
+
+
+def confused(matrix: Tensor, target: Tensor, count: int) -> Tensor:
+    """The classes most often confused with the target: `matrix (K, K)` counts, rows the truth: ids `(N, T)`.
+
+    Both ways of confusion count: taken for another class, and another class taken for it.
+
+    >>> matrix = torch.tensor([[5, 0, 2], [3, 5, 0], [0, 0, 5]])
+    >>> confused(matrix, torch.tensor([0]), 1)
+    tensor([[1]])
+    """
+    both = (matrix + matrix.T).to(torch.float64)
+    return _best(both.to(target.device)[target], target, count)
+
+
+def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int) -> Tensor:
+    """The classes named by the caller, one list for each sample, ragged: ids `(N, T)` filled with -1.
+
+    >>> explicit([[1, 2], [0]], torch.tensor([0, 2]), 3)
+    tensor([[ 1,  2],
+            [ 0, -1]])
+    """
+    rows = []
+    for sample, (ids, own) in enumerate(zip(asked, target.tolist(), strict=True)):
+        for entry in ids:
+            if not 0 <= entry < num_classes:
+                raise FinerCAMError(
+                    f"reference class {entry} of sample {sample}: expected an id in 0…{num_classes - 1}"
+                )
+        if own in ids:
+            raise FinerCAMError(f"sample {sample}: target class {own} is among its own references; leave it out")
+        if len(set(ids)) < len(ids):
+            raise FinerCAMError(f"sample {sample}: references {list(ids)} name a class twice; name each once")
+        if not ids:
+            raise FinerCAMError(
+                f"sample {sample}: no reference given; name at least one, or use gamma=0 for the plain map"
+            )
+        rows.append(torch.tensor(list(ids), dtype=torch.long))
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
+    return padded.to(target.device)
+
+
+def similarity(weight: Tensor, target: Tensor) -> Tensor:
+    """Cosine of the target's row of the head `(K, D)` with every row, in [-1, 1]: `(N, K)`."""
+    rows = F.normalize(weight.detach().float(), dim=1)
+    return rows[target] @ rows.T
+
+
+def _best(scores: Tensor, target: Tensor, count: int) -> Tensor:
+    """Ids of the highest scores, ties to the lower id, never the target, at most K - 1 of them."""
+    if count < 1:
+        raise FinerCAMError(f"num_references={count}: expected at least 1, or use gamma=0 for the plain map")
+    # The target leaves by its id and not by its rank: with tied scores it need not be first.
+    others = everything(scores.shape[1], target)
+    order = scores.gather(1, others).sort(dim=1, descending=True, stable=True).indices
+    return others.gather(1, order[:, :count])
