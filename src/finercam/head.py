@@ -1,0 +1,50 @@
+"""The linear head: one weight row per class, wherever a model keeps it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from finercam.layers import unwrap
+
+__all__ = ["linear_head"]
+
+
+def linear_head(model: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
+    """Weight rows (K, D) and bias (K,) or None of the layer that makes the K logits; None without one.
+
+    A fully connected layer, a 1x1 convolution, any module whose weight is (K, D), or the attribute
+    `class_embeddings` (K, D) of a zero-shot classifier. Detached views, not copies.
+
+    >>> weight, bias = linear_head(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), num_classes=2)
+    >>> weight.shape, bias.shape
+    (torch.Size([2, 6]), torch.Size([2]))
+    """
+    model = unwrap(model)
+    embeddings = getattr(model, "class_embeddings", None)
+    if isinstance(embeddings, Tensor) and embeddings.ndim == 2 and embeddings.shape[0] == num_classes:
+        return embeddings.detach(), None
+    heads = {name: m for name, m in model.named_modules() if _rows(m, num_classes) is not None}
+    if not heads:
+        return None
+    # Distilled and auxiliary heads sit beside the classifier proper, and may be defined after it.
+    main = {n: m for n, m in heads.items() if "dist" not in n.lower() and "aux" not in n.lower()}
+    head = _declared_head(model, heads) or list((main or heads).values())[-1]
+    rows, bias = _rows(head, num_classes), getattr(head, "bias", None)
+    if rows is None:
+        return None
+    return rows, bias.detach() if isinstance(bias, Tensor) and bias.shape == (num_classes,) else None
+
+
+def _declared_head(model: nn.Module, heads: dict[str, nn.Module]) -> nn.Module | None:
+    getter = getattr(model, "get_classifier", None)  # timm
+    declared = getter() if callable(getter) else None
+    return next((head for head in heads.values() if head is declared), None)
+
+
+def _rows(module: nn.Module, num_classes: int) -> Tensor | None:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return None
+    if weight.ndim == 4 and weight.shape[2:] == (1, 1) and getattr(module, "groups", 1) == 1:
+        weight = weight.flatten(1)
+    return weight.detach() if weight.ndim == 2 and weight.shape[0] == num_classes else None

@@ -1,0 +1,291 @@
+"""Which layer: the target layer of a model, found by one traced forward pass or named by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from finercam.errors import FinerCAMError
+from finercam.grid import Layout, find_layout, tensors_of
+
+__all__ = ["evaluating", "resolve_layers", "unwrap"]
+
+LayerSpec = str | nn.Module
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DataParallel and DistributedDataParallel wrappers.
+
+    >>> type(unwrap(nn.DataParallel(nn.Linear(2, 2)))).__name__
+    'Linear'
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode and put back exactly what was found, also after an error."""
+    was_training = [module for module in model.modules() if module.training]
+    for module in was_training:
+        module.training = False  # not .eval(): overridden train() methods may fold or merge weights
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+def resolve_layers(
+    model: nn.Module,
+    layer: LayerSpec | Sequence[LayerSpec] | None,
+    images: Tensor,
+    run: Callable[[], object] | None = None,
+) -> list[tuple[str, nn.Module]]:
+    """The target layers as (dotted name, module), in the order given.
+
+    `layer` is a dotted name ("layer4", "blocks[-1].norm1"), a module of the model, or a list of either.
+    None: found by one no-grad forward pass of one sample, `model(images[:1])`, or of `run()` if given. It is the
+    normalisation before the last self-attention of a transformer whose tokens keep one grid or carry a CLS
+    token (the choice of Finer-CAM; with CLS pooling, patches reach the logits only through attention), and
+    otherwise the last feature map before pooling. Raises FinerCAMError for an unknown name, naming the nearest.
+
+    >>> cnn = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> resolve_layers(cnn, None, torch.zeros(4, 3, 16, 16))
+    [('1', ReLU())]
+    """
+    model = unwrap(model)
+    if layer is None:
+        return [_find_layer(model, images, run)]
+    if isinstance(layer, (str, nn.Module)):
+        return [_named_layer(model, layer)]
+    if not layer:
+        raise FinerCAMError("layer is an empty list; give at least one layer, or None to find it.")
+    return [_named_layer(model, one) for one in layer]
+
+
+# --- layers that the caller names
+
+
+def _named_layer(model: nn.Module, layer: LayerSpec) -> tuple[str, nn.Module]:
+    if isinstance(layer, nn.Module):
+        layer = unwrap(layer)
+        for name, module in model.named_modules():
+            if unwrap(module) is layer:
+                return name, layer
+        raise FinerCAMError(f"The layer {type(layer).__name__} is not a module of {type(model).__name__}.")
+    if not isinstance(layer, str):
+        raise FinerCAMError(f"layer must be a name or a module, not {type(layer).__name__}.")
+    parts = layer.replace("[", ".").replace("]", "").split(".")
+    module, path = model, []
+    for part in (p for p in parts if p and p not in ("module", "_orig_mod")):
+        children = dict(unwrap(module).named_children())
+        if part.lstrip("-").isdigit() and int(part) < 0 and -int(part) <= len(children):
+            part = list(children)[int(part)]
+        if part not in children:
+            near = _nearest(model, layer, path)
+            raise FinerCAMError(f"No layer {layer!r} in {type(model).__name__}.{near}")
+        module = children[part]
+        path.append(part)
+    if not path:
+        raise FinerCAMError("layer is an empty name; give a dotted name such as 'layer4'.")
+    return ".".join(path), unwrap(module)
+
+
+def _nearest(model: nn.Module, wrong: str, path: list[str]) -> str:
+    names = [name.replace("_orig_mod.", "") for name, _ in model.named_modules() if name]
+    close = get_close_matches(wrong, names, n=3, cutoff=0.6)
+    if close:
+        return " Did you mean " + " or ".join(map(repr, close)) + "?"
+    module = model.get_submodule(".".join(path)) if path else model
+    inside = ", ".join(name for name, _ in list(module.named_children())[:12])
+    return f" {'.'.join(path) or 'It'} has: {inside or 'no submodules'}."
+
+
+# --- the layer found by itself
+
+
+@dataclass
+class _Visit:
+    """What one module did in the traced pass; parents start before their children and end after them."""
+
+    name: str
+    module: nn.Module
+    started: int
+    ended: int = -1
+    calls: int = 1
+    shape: tuple[int, ...] = ()
+    same_as: _Visit | None = None  # the visit whose output this one passed on
+    layout: Layout | None = None
+
+    @property
+    def parent(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def is_map(self) -> bool:
+        return self.layout is not None and self.calls == 1 and self.layout.grid != (1, 1)
+
+
+def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -> tuple[str, nn.Module]:
+    visits, logits_width = _trace(model, images, run)
+    image_shape = (1, *images.shape[1:])
+    for visit in visits:
+        if visit.shape:
+            try:
+                visit.layout = find_layout(visit.shape, image_shape, model, layer=visit.module)
+            except FinerCAMError:
+                continue
+    chosen = _attention_input(visits) or _last_map(visits, logits_width)
+    if chosen is None:
+        raise FinerCAMError(
+            f"No layer of {type(model).__name__} gives feature maps larger than 1x1 for images of shape "
+            f"{tuple(images.shape)}; name one with layer=, or give larger images."
+        )
+    return chosen.name, chosen.module
+
+
+def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -> tuple[list[_Visit], int]:
+    """One forward pass of one sample with hooks on every module; visits in order of completion."""
+    clock = 0
+    visits: dict[int, _Visit] = {}
+    order: list[_Visit] = []
+    previous: tuple[Tensor | None, _Visit | None] = (None, None)
+
+    def before(name: str, module: nn.Module) -> None:
+        nonlocal clock
+        clock += 1
+        if id(module) in visits:
+            visits[id(module)].calls += 1
+        else:
+            visits[id(module)] = _Visit(name, module, clock)
+
+    def after(module: nn.Module, output: object) -> None:
+        nonlocal clock, previous
+        clock += 1
+        visit = visits[id(module)]
+        visit.ended = clock
+        tensors = list(tensors_of(output))
+        # A layer with several outputs is no single place where the graph can be cut.
+        visit.shape = tuple(tensors[0].shape) if len(tensors) == 1 else ()
+        if len(tensors) == 1:
+            visit.same_as = previous[1] if tensors[0] is previous[0] else None
+            previous = (tensors[0], visit)
+        if visit.calls == 1:
+            order.append(visit)
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            hook = module.register_forward_pre_hook(lambda m, _, name=name: before(name, m))
+            stack.callback(hook.remove)
+            stack.callback(module.register_forward_hook(lambda m, _, out: after(m, out)).remove)
+        stack.enter_context(evaluating(model))
+        stack.enter_context(_uncompiled())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        try:
+            output = model(images[:1]) if run is None else run()
+        except FinerCAMError:
+            raise
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            shape = (1, *images.shape[1:])
+            raise FinerCAMError(f"{type(model).__name__} fails on images of shape {shape}: {reason}") from error
+    logits = next((t for t in tensors_of(output) if t.ndim == 2), None)
+    return order, int(logits.shape[1]) if logits is not None else -1
+
+
+def _uncompiled():
+    """Run compiled modules as written, since compiled code may skip the hooks."""
+    stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
+    return stance("force_eager") if stance is not None else ExitStack()
+
+
+def _attention_input(visits: list[_Visit]) -> _Visit | None:
+    """The tokens that the last self-attention reads, if they keep one grid throughout or carry prefix tokens."""
+    attentions = [v for v in sorted(visits, key=lambda v: v.started) if _is_attention(v.module)]
+    normed = {v.name: norm for v in attentions if (norm := _norm_before(v, visits)) is not None}
+    targets: list[_Visit] = []
+    for attention in attentions:
+        target = normed.get(attention.name)
+        if target is None and not any(_nested(attention.name, name) for name in normed):
+            # A post-norm block normalises after its attention, which reads the previous block's output.
+            earlier = [v for v in visits if v.ended < attention.started and not _is_no_op(v.module)]
+            target = next((v for v in reversed(earlier) if v.is_map), None)
+        if target is not None and target.layout and target.layout.kind.startswith("tokens") and target.is_map:
+            targets.append(target)
+    if not targets:
+        return None
+    layouts = [target.layout for target in targets if target.layout is not None]
+    return targets[-1] if layouts[-1].prefix or len({layout.grid for layout in layouts}) == 1 else None
+
+
+def _nested(one: str, other: str) -> bool:
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _norm_before(attention: _Visit, visits: list[_Visit]) -> _Visit | None:
+    """The last normalisation that ran before an attention, in the same block."""
+    norms = (v for v in visits if v.parent == attention.parent and v.ended < attention.started)
+    return next((v for v in reversed(list(norms)) if _is_token_norm(v.module)), None)
+
+
+def _last_map(visits: list[_Visit], logits_width: int) -> _Visit | None:
+    """The last feature map before pooling: of modules that pass one tensor on, the outermost."""
+    end = _class_maps_start(visits, logits_width)
+    best = None
+    for visit in visits:
+        if visit.ended < end and visit.is_map and visit.name and not _is_dull(visit):
+            best = visit
+    return best
+
+
+def _class_maps_start(visits: list[_Visit], logits_width: int) -> float:
+    """When the maps of a fully convolutional classifier begin, whose channels are the classes already."""
+    with_weights = [v for v in visits if any(True for _ in v.module.parameters(recurse=False))]
+    if not with_weights:
+        return float("inf")
+    last = with_weights[-1]
+    channels = getattr(last.module, "out_channels", getattr(last.module, "out_features", None))
+    return last.started if last.is_map and channels == logits_width else float("inf")
+
+
+def _is_dull(visit: _Visit | None) -> bool:
+    """Whether the output comes straight from pooling, or the module does nothing."""
+    if visit is None:
+        return False
+    if _is_no_op(visit.module) or (_named_like(visit.module, "pool") and not _has_parameters(visit.module)):
+        return True
+    return visit.same_as is not None and not _is_no_op(visit.same_as.module) and _is_dull(visit.same_as)
+
+
+def _is_no_op(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity) or _named_like(module, "dropout", "droppath", "patchdrop")
+
+
+def _is_attention(module: nn.Module) -> bool:
+    named = _named_like(module, "attention", "attn") and not _named_like(module, "pool", "norm")
+    return named and _has_parameters(module)
+
+
+def _is_token_norm(module: nn.Module) -> bool:
+    return _named_like(module, "norm") and not _named_like(module, "batchnorm", "linearnorm")
+
+
+def _named_like(module: nn.Module, *words: str) -> bool:
+    name = type(module).__name__.lower()
+    return any(word in name for word in words)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
