@@ -1,0 +1,43 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set everything up and can be repeated cheaply.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+
+.PHONY: demo test lint bench study clean
+
+demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table here, panels and a page in out/demo
+	$(BIN)/finercam demo --out $(OUT)
+
+test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.ready-dev  ## speed and memory against a plain forward pass and the peers
+	$(BIN)/python -m benchmarks.engine --out out/bench/engine.json
+	$(BIN)/python -m benchmarks.metrics --out out/bench/metrics.json
+
+study: $(VENV)/.ready-dev  ## the tables of docs/evaluation.md
+	$(BIN)/python -m benchmarks.study --out out/study
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.ready-demo: pyproject.toml constraints.txt
+	$(call install,all)
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt
+	$(call install,dev)
+	@touch $(VENV)/.ready-demo
+
+# uv does the installing: it is quick, and it reads the overrides in pyproject.toml.
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(1)]'
+	@touch $@
+endef
