@@ -50,8 +50,8 @@ class Layout:
         height, width = self.grid
         if maps.shape[2] != self.prefix + height * width:
             raise FinerCAMError(
-                f"The layer gave {maps.shape[2]} tokens, but {self.prefix} prefix tokens and a {height}x{width} grid "
-                f"are {self.prefix + height * width}; pass the right Layout."
+                f"The layer gave {maps.shape[2]} tokens, but {self.prefix} prefix tokens and a grid of "
+                f"{height}x{width} are {self.prefix + height * width}; pass the right Layout."
             )
         return maps[:, :, self.prefix :].unflatten(2, self.grid)
 
@@ -66,7 +66,7 @@ def find_layout(
     """Tell how an output of `shape` lies, for images of `image_shape` (N, C, H, W).
 
     The number of prefix tokens and the patch size are read from `model` where it tells, otherwise the grid is
-    the one that a common stride in both directions explains. `override` is a Layout, or the grid (h, w) alone.
+    the one that a common stride in both directions explains. `override` is a Layout, or the grid (h, w) only.
     `layer` helps with shapes that can be read both ways. Raises FinerCAMError when no reading fits.
 
     >>> find_layout((1, 197, 768), (1, 3, 224, 224))
@@ -141,7 +141,9 @@ def _token_layout(
     grid: tuple[int, int] | None,
 ) -> Layout | None:
     second = _split_tokens(shape[1], size, model, grid) if shape[0] == batch else None
-    leading = _split_tokens(shape[0], size, model, grid) if shape[1] == batch else None
+    # Of one image, four windows of one token look like four tokens in sequence-first order: ask the model.
+    may_lead = shape[1] == batch and (model is None or _sequence_first(model))
+    leading = _split_tokens(shape[0], size, model, grid) if may_lead else None
     if leading and (second is None or _sequence_first(model)):
         return Layout("tokens-first", *leading)
     return Layout("tokens", *second) if second else None
@@ -173,7 +175,7 @@ def _rectangles(area: int) -> Iterator[tuple[int, int]]:
 
 
 def _fit(grid: tuple[int, int], size: tuple[int, int], patch: tuple[int, int] | None = None) -> int:
-    """How well a grid explains the image: 3 by the model's patches, 2 by one whole stride, 1 rounded, 0 not."""
+    """How well a grid explains the image: 3 as the model's patches, 2 by one stride, 1 by a rounded one."""
     (h, w), (height, width) = grid, size
     if patch and any(_rounds_to(grid, size, (patch[0] << level, patch[1] << level)) for level in range(5)):
         return 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from finercam.grid import Layout, find_layout, tensors_of
 __all__ = ["evaluating", "resolve_layers", "unwrap"]
 
 LayerSpec = str | nn.Module
+
+# What libraries call the normalisation at a transformer block's entrance.
+_ENTRANCES = {"norm1", "ln_1", "ln1", "layernorm_before", "layer_norm1", "norm_before", "in_norm", "input_norm"}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -55,12 +59,12 @@ def resolve_layers(
     """The target layers as (dotted name, module), in the order given.
 
     `layer` is a dotted name ("layer4", "blocks[-1].norm1"), a module of the model, or a list of either.
-    None: found by one no-grad forward pass of one sample, `model(images[:1])`, or of `run()` if given. It is the
-    normalisation before the last self-attention of a transformer whose tokens keep one grid or carry a CLS
+    None: found by one no-grad forward pass of one sample, `model(images[:1])`, or of `run()` if given. It is
+    the normalisation before the last self-attention of a transformer whose tokens keep one grid or carry a CLS
     token (the choice of Finer-CAM; with CLS pooling, patches reach the logits only through attention), and
-    otherwise the last feature map before pooling. Raises FinerCAMError for an unknown name, naming the nearest.
+    otherwise the last feature map before pooling. Raises FinerCAMError for an unknown name, with the nearest.
 
-    >>> cnn = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> cnn = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 2))
     >>> resolve_layers(cnn, None, torch.zeros(4, 3, 16, 16))
     [('1', ReLU())]
     """
@@ -147,6 +151,10 @@ def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | No
             except FinerCAMError:
                 continue
     chosen = _attention_input(visits) or _last_map(visits, logits_width)
+    if chosen is not None and chosen.layout is not None and chosen.layout.prefix:
+        # A CLS token, but attention that is no module of its own: the patches behind it get no gradient.
+        entrances = [v for v in visits if v.is_map and v.name.rpartition(".")[2] in _ENTRANCES]
+        chosen = entrances[-1] if entrances else chosen
     if chosen is None:
         raise FinerCAMError(
             f"No layer of {type(model).__name__} gives feature maps larger than 1x1 for images of shape "
@@ -199,8 +207,8 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
             raise
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            shape = (1, *images.shape[1:])
-            raise FinerCAMError(f"{type(model).__name__} fails on images of shape {shape}: {reason}") from error
+            given = f"{type(model).__name__} fails on images of shape {(1, *images.shape[1:])}"
+            raise FinerCAMError(f"{given}: {reason}") from error
     logits = next((t for t in tensors_of(output) if t.ndim == 2), None)
     return order, int(logits.shape[1]) if logits is not None else -1
 
@@ -212,8 +220,8 @@ def _uncompiled():
 
 
 def _attention_input(visits: list[_Visit]) -> _Visit | None:
-    """The tokens that the last self-attention reads, if they keep one grid throughout or carry prefix tokens."""
-    attentions = [v for v in sorted(visits, key=lambda v: v.started) if _is_attention(v.module)]
+    """The tokens that the last self-attention reads, if they keep one grid or carry prefix tokens."""
+    attentions = [v for v in sorted(visits, key=lambda v: v.started) if _is_attention(v)]
     normed = {v.name: norm for v in attentions if (norm := _norm_before(v, visits)) is not None}
     targets: list[_Visit] = []
     for attention in attentions:
@@ -243,28 +251,30 @@ def _norm_before(attention: _Visit, visits: list[_Visit]) -> _Visit | None:
 def _last_map(visits: list[_Visit], logits_width: int) -> _Visit | None:
     """The last feature map before pooling: of modules that pass one tensor on, the outermost."""
     end = _class_maps_start(visits, logits_width)
-    best = None
-    for visit in visits:
-        if visit.ended < end and visit.is_map and visit.name and not _is_dull(visit):
-            best = visit
-    return best
+    # What attention pooling computes inside itself lies behind the last feature map.
+    pools = [v.name + "." for v in visits if v.name and _is_pooling(v.module) and not v.is_map]
+    for visit in reversed(visits):
+        inside_pool = any(visit.name.startswith(pool) for pool in pools)
+        if visit.name and visit.is_map and visit.ended < end and not inside_pool and not _is_dull(visit):
+            return visit
+    return None
 
 
 def _class_maps_start(visits: list[_Visit], logits_width: int) -> float:
     """When the maps of a fully convolutional classifier begin, whose channels are the classes already."""
-    with_weights = [v for v in visits if any(True for _ in v.module.parameters(recurse=False))]
-    if not with_weights:
-        return float("inf")
-    last = with_weights[-1]
-    channels = getattr(last.module, "out_channels", getattr(last.module, "out_features", None))
-    return last.started if last.is_map and channels == logits_width else float("inf")
+    leaves = [v for v in visits if _has_parameters(v.module) and not any(True for _ in v.module.children())]
+    if not leaves or not leaves[-1].is_map:
+        return math.inf
+    module = leaves[-1].module
+    channels = getattr(module, "out_channels", getattr(module, "out_features", None))
+    return leaves[-1].started if channels == logits_width else math.inf
 
 
 def _is_dull(visit: _Visit | None) -> bool:
     """Whether the output comes straight from pooling, or the module does nothing."""
     if visit is None:
         return False
-    if _is_no_op(visit.module) or (_named_like(visit.module, "pool") and not _has_parameters(visit.module)):
+    if _is_no_op(visit.module) or (_is_pooling(visit.module) and not _has_parameters(visit.module)):
         return True
     return visit.same_as is not None and not _is_no_op(visit.same_as.module) and _is_dull(visit.same_as)
 
@@ -273,9 +283,14 @@ def _is_no_op(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity) or _named_like(module, "dropout", "droppath", "patchdrop")
 
 
-def _is_attention(module: nn.Module) -> bool:
-    named = _named_like(module, "attention", "attn") and not _named_like(module, "pool", "norm")
-    return named and _has_parameters(module)
+def _is_pooling(module: nn.Module) -> bool:
+    return _named_like(module, "pool") and not _named_like(module, "poolformer")
+
+
+def _is_attention(visit: _Visit) -> bool:
+    leaf = visit.name.rpartition(".")[2].lower()
+    named = "attn" in leaf or "attention" in leaf or _named_like(visit.module, "attention", "attn")
+    return named and not _named_like(visit.module, "pool", "norm") and _has_parameters(visit.module)
 
 
 def _is_token_norm(module: nn.Module) -> bool:
