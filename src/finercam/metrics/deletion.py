@@ -1,0 +1,152 @@
+"""Deletion and insertion: how the classes' scores move while the map's pixels go, or come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finercam.errors import FinerCAMError
+from finercam.metrics.checks import as_classes
+from finercam.metrics.fill import Fill, as_fill
+from finercam.metrics.perturb import Scores, masked_scores
+
+__all__ = ["Curves", "area", "deletion", "insertion", "stack_classes"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Scores of the target `(N, S)` and its rivals `(N, R, S)` at the shares `(S,)` of pixels masked (or
+    revealed).
+    """
+
+    shares: Tensor
+    target: Tensor
+    rivals: Tensor
+    fill: str
+    score: str
+
+    @property
+    def auc(self) -> Tensor:
+        """Area under the target's curve, `(N,)`."""
+        return area(self.shares, self.target)
+
+    @property
+    def rival_auc(self) -> Tensor:
+        """Area under each rival's curve, `(N, R)`."""
+        return area(self.shares, self.rivals)
+
+    @property
+    def contrast_auc(self) -> Tensor:
+        """Area under target minus rival, `(N, R)`: the question "why this and not that" along the whole
+        curve.
+        """
+        return area(self.shares, self.target[:, None] - self.rivals)
+
+
+def area(shares: Tensor, values: Tensor) -> Tensor:
+    """Mean height of curves `(..., S)` over `shares` `(S,)`: trapezoids, divided by the span.
+
+    >>> area(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 0.5, 0.0])).item()
+    0.5
+    """
+    return torch.trapezoid(values, shares.to(values)) / (shares[-1] - shares[0]).to(values)
+
+
+def stack_classes(
+    images: Tensor, target: int | Tensor | list[int], rivals: Tensor | list[int] | int | None
+) -> Tensor:
+    """Target first, then its rivals: `(N, 1 + R)`. A rival of −1 is none; the target may not be its own
+    rival.
+    """
+    first = as_classes(target, images)
+    if first.ndim != 1:
+        raise FinerCAMError(f"target has shape {tuple(first.shape)}, expected one class id, or one for each image.")
+    if rivals is None:
+        return first[:, None]
+    others = as_classes(rivals, images, what="rivals")
+    others = others[:, None] if others.ndim == 1 else others
+    if bool((others == first[:, None]).any()):
+        row = int((others == first[:, None]).any(1).nonzero()[0])
+        raise FinerCAMError(
+            f"image {row}: class {int(first[row])} is the target and its own rival: pass −1 for none."
+        )
+    return torch.cat((first[:, None], others), 1)
+
+
+def deletion(
+    scores: Scores,
+    images: Tensor,
+    maps: Tensor,
+    target: int | Tensor | list[int],
+    rivals: Tensor | list[int] | int | None = None,
+    *,
+    steps: int = 50,
+    fill: str | Fill = "zero",
+    score: str = "probability",
+    batch_size: int = 64,
+) -> Curves:
+    """Remove the most relevant pixels first, in `steps` equal strides; `.auc` in [0, 1], lower is better.
+
+    `AUC = ∫₀¹ p_c(x without its top share s) ds` by trapezoids over `steps + 1` points, one model call each.
+    Rivals' curves come from the same calls. Source: Petsiuk et al., RISE, BMVC 2018. Trap: the filled picture
+    is unlike any the model has seen, the more so the more is gone; hence the fill is named in the result, and
+    ROAD exists.
+
+    >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
+    >>> curves = deletion(brightness, torch.ones(1, 3, 4, 4), torch.rand(1, 4, 4), 0, steps=4, score="logit")
+    >>> curves.target.tolist(), curves.auc.item(), curves.fill
+    ([[1.0, 0.75, 0.5, 0.25, 0.0]], 0.5, 'zero')
+    """
+    return _curves(scores, images, maps, target, rivals, steps, fill, score, batch_size, reveal=False)
+
+
+def insertion(
+    scores: Scores,
+    images: Tensor,
+    maps: Tensor,
+    target: int | Tensor | list[int],
+    rivals: Tensor | list[int] | int | None = None,
+    *,
+    steps: int = 50,
+    fill: str | Fill = "blur",
+    score: str = "probability",
+    batch_size: int = 64,
+) -> Curves:
+    """Reveal the most relevant pixels first on the filled picture; `.auc` in [0, 1], higher is better.
+
+    As `deletion`, the other way round; RISE starts from the blurred picture, since hard edges on an even
+    ground are evidence of their own.
+
+    >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
+    >>> image, relevance = torch.ones(1, 3, 2, 2), torch.rand(1, 2, 2)
+    >>> insertion(brightness, image, relevance, 0, steps=2, fill="zero", score="logit").target.tolist()
+    [[0.0, 0.5, 1.0]]
+    """
+    return _curves(scores, images, maps, target, rivals, steps, fill, score, batch_size, reveal=True)
+
+
+def _curves(
+    scores: Scores,
+    images: Tensor,
+    maps: Tensor,
+    target: int | Tensor | list[int],
+    rivals: Tensor | list[int] | int | None,
+    steps: int,
+    fill: str | Fill,
+    score: str,
+    batch_size: int,
+    *,
+    reveal: bool,
+) -> Curves:
+    if steps < 1:
+        raise FinerCAMError(f"steps is {steps}, expected at least 1.")
+    chosen, classes = as_fill(fill), stack_classes(images, target, rivals)
+    pixels = images.shape[-2] * images.shape[-1]
+    counts = torch.linspace(0, pixels, min(steps, pixels) + 1, dtype=torch.float64).round().int()
+    values = masked_scores(
+        scores, images, maps, classes, counts, fill=chosen, reveal=reveal, score=score, batch_size=batch_size
+    )
+    shares = counts.to(values) / pixels
+    return Curves(shares, values[:, 0], values[:, 1:], chosen.name, score)

@@ -1,0 +1,176 @@
+"""Sanity checks: a map that survives the loss of the model's weights, or of the question, explains neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from finercam.errors import FinerCAMError, suggest
+from finercam.metrics.checks import as_classes, as_maps, finite_maps, void_where
+
+__all__ = ["Cascade", "random_logit", "randomise_parameters", "spearman"]
+
+Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, target (N,)) -> maps (N, H, W)
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Layers from the top down, and the rank correlation `(N, L)` with the trained model's map once all down
+    to it are random.
+    """
+
+    layers: tuple[str, ...]
+    correlation: Tensor
+
+    @property
+    def final(self) -> Tensor:
+        """With every layer random, `(N,)` in [−1, 1]: near 0 is healthy."""
+        return self.correlation[:, -1]
+
+    @property
+    def mean(self) -> Tensor:
+        """Over the cascade, `(N,)`: lower is better."""
+        return self.correlation.mean(1)
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's rank correlation of maps, `(N,)` in [−1, 1]; equal values share their mean rank.
+
+    NaN where either map is constant.
+
+    >>> round(spearman(torch.tensor([[[1.0, 2.0, 9.0]]]), torch.tensor([[[0.1, 0.3, 0.2]]])).item(), 6)
+    0.5
+    """
+    x, y = (_mean_ranks(as_maps(maps).flatten(1)) for maps in (a, b.to(a.device)))
+    if x.shape != y.shape:
+        raise FinerCAMError(
+            f"maps of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared: expected equal."
+        )
+    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    spread = x.norm(dim=1) * y.norm(dim=1)
+    rho = ((x * y).sum(1) / spread).clamp(-1, 1)
+    return void_where((spread == 0) | ~finite_maps(a) | ~finite_maps(b).to(a.device), rho)
+
+
+def randomise_parameters(
+    model: nn.Module,
+    explain: Explain,
+    images: Tensor,
+    target: int | Tensor | list[int],
+    *,
+    layers: Sequence[str] | None = None,
+    absolute: bool = False,
+    seed: int = 0,
+) -> Cascade:
+    """Randomise the model's layers one after the other from the top down; does the map change with them?
+
+    Compares `explain(model, images, target)` before and after each step by `spearman` (of |S| with
+    `absolute`). Layers are the modules that own parameters, in reverse order of definition, or `layers` in
+    the order given. A layer is re-initialised by its own `reset_parameters`, or, having none, drawn from a
+    Gaussian of each parameter's mean and deviation. The model's weights and buffers are put back, also after
+    an error; torch's own random state is untouched. One explanation a layer. Source: Adebayo et al., "Sanity
+    checks for saliency maps", NeurIPS 2018.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1))
+    >>> look = lambda m, x, c: m(x)[range(len(x)), c].detach()
+    >>> randomise_parameters(model, look, torch.rand(1, 3, 8, 8), 0).layers
+    ('1', '0')
+    """
+    owners = {
+        name: module for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
+    }
+    chosen = tuple(reversed(owners)) if layers is None else tuple(layers)
+    for name in chosen:
+        if name not in owners:
+            raise FinerCAMError(f"no layer with parameters is called {name!r}.{suggest(name, owners)}")
+    if not chosen:
+        raise FinerCAMError(f"{type(model).__name__} has no layer with parameters to randomise.")
+    ids = as_classes(target, images)
+    prepare = torch.abs if absolute else torch.clone
+    with _restored(model):
+        original = prepare(as_maps(explain(model, images, ids)))
+        columns = []
+        for step, name in enumerate(chosen):
+            _randomise(owners[name], seed + step)
+            columns.append(spearman(original, prepare(as_maps(explain(model, images, ids)))))
+    return Cascade(chosen, torch.stack(columns, 1))
+
+
+def random_logit(
+    model: nn.Module,
+    explain: Explain,
+    images: Tensor,
+    target: int | Tensor | list[int],
+    *,
+    classes: int | None = None,
+    others: Tensor | None = None,
+    absolute: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Rank correlation of the target's map and another class's, `(N,)` in [−1, 1]; lower is better.
+
+    The other class is drawn, seeded, from the `classes` there are, or given as `others` `(N,)`. A map that
+    looks the same whichever class is asked about cannot say why this one. Source: Sixt et al., "When
+    explanations lie", ICML 2020, with Spearman's ρ in the place of SSIM, as in the cascade.
+
+    >>> look = lambda m, x, c: m(x)[range(len(x)), c].detach()
+    >>> model = nn.Conv2d(3, 5, 1)
+    >>> round(random_logit(model, look, torch.rand(1, 3, 8, 8), 0, others=torch.tensor([0])).item(), 6)
+    1.0
+    """
+    ids = as_classes(target, images)
+    if others is None:
+        if classes is None or classes < 2:
+            raise FinerCAMError(f"classes is {classes}: say how many there are (2 or more), or give others.")
+        # One draw a picture by its place: 1 to K − 1 steps on from the target, never on the target itself.
+        shift = torch.randint(1, classes, (len(images),), generator=torch.Generator().manual_seed(seed))
+        others = (ids + shift.to(ids.device)) % classes
+    prepare = torch.abs if absolute else torch.clone
+    first = prepare(as_maps(explain(model, images, ids)))
+    return spearman(first, prepare(as_maps(explain(model, images, as_classes(others, images, what="others")))))
+
+
+def _mean_ranks(flat: Tensor) -> Tensor:
+    """Ranks `(N, P)`, equal values sharing the mean of theirs: exact in double precision, or in the map's
+    own.
+    """
+    values, order = flat.sort(1)
+    pixels = flat.shape[1]
+    place = torch.arange(pixels, device=flat.device).expand_as(order)
+    edge = values[:, 1:] != values[:, :-1]
+    rim = torch.ones_like(edge[:, :1])
+    first = torch.where(torch.cat((rim, edge), 1), place, 0).cummax(1).values
+    last = torch.where(torch.cat((edge, rim), 1), place, pixels).flip(1).cummin(1).values.flip(1)
+    exact = torch.float32 if flat.device.type == "mps" else torch.float64
+    return torch.empty(flat.shape, dtype=exact, device=flat.device).scatter_(1, order, (first + last).to(exact) / 2)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Put parameters and buffers back as they were, in place, whatever happens."""
+    tensors = [*model.parameters(), *model.buffers()]
+    kept = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, saved in zip(tensors, kept, strict=True):
+                tensor.copy_(saved)
+
+
+def _randomise(layer: nn.Module, seed: int) -> None:
+    device = next(layer.parameters(recurse=False)).device
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), torch.no_grad():
+        torch.manual_seed(seed)
+        if callable(reset := getattr(layer, "reset_parameters", None)):
+            reset()
+            return
+        for parameter in layer.parameters(recurse=False):
+            spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+            noise = torch.randn(parameter.shape, dtype=torch.float32).to(parameter)
+            parameter.copy_(parameter.mean() + noise * spread)
