@@ -133,7 +133,7 @@ class FinerCAM:
         Raises FinerCAMError for images, classes or layers that cannot be used.
         """
         images = self._usable(images)
-        source = self._look(images)
+        source = self.look(images)
         logits = source.logits.cpu().double()
         count, num_classes = logits.shape
         if target is None:
@@ -161,7 +161,7 @@ class FinerCAM:
 
     def explain(self, images: Tensor, contrast: Contrast, references: References, setting: Setting) -> Explanation:
         """Answer a question whose classes are settled, with a new run of the model."""
-        return self._answer(self._look(images), contrast, references, setting)
+        return self._answer(self.look(images), contrast, references, setting)
 
     def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References:
         """The references of each target `(N,)`: those named in `against`, or picked by this explainer's strategy."""
@@ -213,7 +213,7 @@ class FinerCAM:
         kept = directions(source.logits.cpu().double(), contrast, self._keep(source, contrast))
         sources = [source]
         for view in self.views[1:]:
-            sources.append(self._look(view.apply(source.images)))
+            sources.append(self.look(view.apply(source.images)))
         seen = tuple(
             (view, setting.method.gather(looked, contrast, kept))
             for view, looked in zip(self.views, sources, strict=True)
@@ -221,7 +221,8 @@ class FinerCAM:
         images = source.images if self.keep_images else None
         return Explanation.of(contrast, references, setting, seen, logits=source.logits, images=images, asker=self)
 
-    def _look(self, images: Tensor) -> Source:
+    def look(self, images: Tensor) -> Source:
+        """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail."""
         if self._found is None:
             self._found = tuple(resolve_layers(self.model, self.layer, images))
         try:
