@@ -150,6 +150,9 @@ def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | No
                 visit.layout = find_layout(visit.shape, image_shape, model, layer=visit.module)
             except FinerCAMError:
                 continue
+    # What attention pooling computes inside itself lies behind the last feature map.
+    pools = [v.name + "." for v in visits if v.name and _is_pooling(v.module) and not v.is_map]
+    visits = [v for v in visits if not any(v.name.startswith(pool) for pool in pools)]
     chosen = _attention_input(visits) or _last_map(visits, logits_width)
     if chosen is not None and chosen.layout is not None and chosen.layout.prefix:
         # A CLS token, but attention that is no module of its own: the patches behind it get no gradient.
@@ -183,12 +186,10 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
         clock += 1
         visit = visits[id(module)]
         visit.ended = clock
-        tensors = list(tensors_of(output))
-        # A layer with several outputs is no single place where the graph can be cut.
-        visit.shape = tuple(tensors[0].shape) if len(tensors) == 1 else ()
-        if len(tensors) == 1:
-            visit.same_as = previous[1] if tensors[0] is previous[0] else None
-            previous = (tensors[0], visit)
+        if isinstance(output, Tensor):  # several outputs would be no single place to cut the graph
+            visit.shape = tuple(output.shape)
+            visit.same_as = previous[1] if output is previous[0] else None
+            previous = (output, visit)
         if visit.calls == 1:
             order.append(visit)
 
@@ -251,13 +252,8 @@ def _norm_before(attention: _Visit, visits: list[_Visit]) -> _Visit | None:
 def _last_map(visits: list[_Visit], logits_width: int) -> _Visit | None:
     """The last feature map before pooling: of modules that pass one tensor on, the outermost."""
     end = _class_maps_start(visits, logits_width)
-    # What attention pooling computes inside itself lies behind the last feature map.
-    pools = [v.name + "." for v in visits if v.name and _is_pooling(v.module) and not v.is_map]
-    for visit in reversed(visits):
-        inside_pool = any(visit.name.startswith(pool) for pool in pools)
-        if visit.name and visit.is_map and visit.ended < end and not inside_pool and not _is_dull(visit):
-            return visit
-    return None
+    maps = (v for v in reversed(visits) if v.name and v.is_map and v.ended < end)
+    return next((visit for visit in maps if not _is_dull(visit)), None)
 
 
 def _class_maps_start(visits: list[_Visit], logits_width: int) -> float:
@@ -280,7 +276,7 @@ def _is_dull(visit: _Visit | None) -> bool:
 
 
 def _is_no_op(module: nn.Module) -> bool:
-    return isinstance(module, nn.Identity) or _named_like(module, "dropout", "droppath", "patchdrop")
+    return isinstance(module, nn.Identity) or _named_like(module, "dropout", "droppath", "patchdrop", "permute", "rearrange")
 
 
 def _is_pooling(module: nn.Module) -> bool:
