@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
+from finercam.capture import guest
 from finercam.errors import FinerCAMError
 from finercam.grid import Layout, find_layout, tensors_of
 
-__all__ = ["evaluating", "resolve_layers", "unwrap"]
+__all__ = ["resolve_layers", "unwrap"]
 
 LayerSpec = str | nn.Module
 
@@ -35,19 +36,6 @@ def unwrap(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode and put back exactly what was found, also after an error."""
-    was_training = [module for module in model.modules() if module.training]
-    for module in was_training:
-        module.training = False  # not .eval(): overridden train() methods may fold or merge weights
-    try:
-        yield
-    finally:
-        for module in was_training:
-            module.training = True
 
 
 def resolve_layers(
@@ -198,8 +186,7 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
             hook = module.register_forward_pre_hook(lambda m, _, name=name: before(name, m))
             stack.callback(hook.remove)
             stack.callback(module.register_forward_hook(lambda m, _, out: after(m, out)).remove)
-        stack.enter_context(evaluating(model))
-        stack.enter_context(_uncompiled())
+        stack.enter_context(guest(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         try:
@@ -212,12 +199,6 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
             raise FinerCAMError(f"{given}: {reason}") from error
     logits = next((t for t in tensors_of(output) if t.ndim == 2), None)
     return order, int(logits.shape[1]) if logits is not None else -1
-
-
-def _uncompiled():
-    """Run compiled modules as written, since compiled code may skip the hooks."""
-    stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
-    return stance("force_eager") if stance is not None else ExitStack()
 
 
 def _attention_input(visits: list[_Visit]) -> _Visit | None:
@@ -276,7 +257,7 @@ def _is_dull(visit: _Visit | None) -> bool:
 
 
 def _is_no_op(module: nn.Module) -> bool:
-    return isinstance(module, nn.Identity) or _named_like(module, "dropout", "droppath", "patchdrop", "permute", "rearrange")
+    return _named_like(module, "identity", "dropout", "droppath", "patchdrop", "permute", "rearrange")
 
 
 def _is_pooling(module: nn.Module) -> bool:
