@@ -25,7 +25,10 @@ __all__ = ["FORMATS", "MAX_PIXELS", "MODES", "Preprocess", "image_size", "read_i
 MAX_PIXELS = 89_478_485
 """The most pixels `read_image` decodes: a quarter of a GiB of RGB, where Pillow itself begins to warn."""
 
-FORMATS = frozenset("JPEG MPO PNG GIF BMP DIB TIFF WEBP PPM JPEG2000 AVIF TGA ICO SGI PCX".split())
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP"),
+    *("PPM", "JPEG2000", "AVIF", "TGA", "ICO", "SGI", "PCX"),
+)
 """Raster formats that Pillow decodes by itself; EPS, WMF and the like start other programs: refused."""
 
 MODES = ("crop", "squash", "native")
@@ -51,7 +54,7 @@ def read_image(
     >>> read_image(b"no picture")
     Traceback (most recent call last):
     ...
-    finercam.errors.FinerCAMError: 10 bytes given as a picture: not a picture format known here (JPEG, PNG, ...)
+    finercam.errors.FinerCAMError: 10 bytes given as a picture: no known picture format (JPEG, PNG, ...)
     """
     from PIL import Image, ImageOps
 
@@ -68,14 +71,19 @@ def read_image(
         raise FinerCAMError(f"{name}: {_reason(error)}") from error
 
 
-def image_size(source: Source) -> tuple[int, int]:
-    """`(width, height)` of the pixels as stored, from the header alone. Errors as in `read_image`."""
+def image_size(source: Source, *, upright: bool = True) -> tuple[int, int]:
+    """`(width, height)` that `read_image` would give, from the header alone. Errors as in `read_image`."""
     from PIL import Image
 
     name, opened = _source(source)
     try:
         with Image.open(opened) as image:
-            return image.size
+            _check(image, MAX_PIXELS)
+            width, height = image.size
+            on_its_side = upright and image.getexif().get(0x0112) in (5, 6, 7, 8)
+            return (height, width) if on_its_side else (width, height)
+    except FinerCAMError as error:
+        raise FinerCAMError(f"{name}: {error}") from None
     except Exception as error:
         raise FinerCAMError(f"{name}: {_reason(error)}") from error
 
@@ -108,7 +116,7 @@ def _reason(error: Exception) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture format known here (JPEG, PNG, ...)"
+        return "no known picture format (JPEG, PNG, ...)"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more pixels than the limit of {MAX_PIXELS:,}; shrink it first"
     if isinstance(error, OSError) and error.strerror:
@@ -256,8 +264,8 @@ class Preprocess:
         """The annotation in pixels of the tensor, by the geometry that the picture itself undergoes.
 
         A box is clipped to the tensor and a keypoint outside it is dropped; a mask is resized as the picture
-        is and cut at one half; a part too small for that keeps the pixels that it covers most. What the tensor
-        does not show has no entry (`box` None).
+        is and cut at one half, but a part too small for that keeps the pixels that it covers most. What the
+        tensor does not show has no entry (`box` None).
         """
         (scale_x, scale_y), (left, top) = self._affine(image_size)
         height, width = self.tensor_size(image_size)
@@ -295,9 +303,7 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for a model's `config.json`; `from_json` gives the same settings back."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Preprocess:
@@ -324,7 +330,7 @@ class Preprocess:
         if self.size is None:
             shrink = min(1.0, self.max_side / max(width, height))
             return self._patches(width * shrink), self._patches(height * shrink)
-        target_h, target_w = (math.floor(side / self.crop_ratio) for side in self.size)
+        target_h, target_w = (_whole(side / self.crop_ratio) for side in self.size)
         if self.mode == "squash":
             return target_w, target_h
         if target_h == target_w:  # torchvision's rule: the long side is rounded down
@@ -370,6 +376,11 @@ class Preprocess:
     @staticmethod
     def _column(values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32)[:, None, None]
+
+
+def _whole(length: float) -> int:
+    # a ratio kept as a quotient must give its dividend back: 10 / (10 / 29) is 28.999999999999996
+    return math.floor(length * (1 + 1e-9))
 
 
 def _centred(length: int, window: int) -> int:

@@ -1,5 +1,7 @@
 """Datasets: the built-in Fieldguide and readers of published ones."""
 
+from finercam.data.batches import Batch, loader
+from finercam.data.open import open_dataset
 from finercam.data.sample import Annotation, ImageDataset, Sample
 
-__all__ = ["Annotation", "ImageDataset", "Sample"]
+__all__ = ["Annotation", "Batch", "ImageDataset", "Sample", "loader", "open_dataset"]

@@ -1,0 +1,128 @@
+"""FunnyBirds: rendered birds of 50 classes that differ in known parts, with a map of the parts for each picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finercam.data.files import SampleList, find_root, mask_box, pick
+from finercam.data.sample import Annotation, Sample
+from finercam.errors import FinerCAMError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["PART_COLOURS", "FunnyBirds"]
+
+PART_COLOURS = {
+    "eye": ((255, 255, 253), (255, 255, 254)),
+    "beak": ((255, 255, 0),),
+    "foot": ((255, 0, 1), (255, 0, 2)),
+    "wing": ((0, 255, 1), (0, 255, 2)),
+    "tail": ((0, 0, 255),),
+}
+"""Colours of the parts in a part map, left and right apart; the names are those of `classes.json`."""
+
+BODY_COLOUR = (170, 170, 170)
+"""The part of every bird that no class is told by; other greys are objects of the background."""
+
+
+class FunnyBirds(SampleList):
+    """The published folder (Hesse et al., ICCV 2023), splits `train` and `test`.
+
+    Masks are `"beak"`, `"eye"`, `"foot"`, `"tail"`, `"wing"` (both sides together; a part that cannot be seen has
+    no entry) and `"object"`, all of these and the body; the box is the tight one around the object. Which parts
+    tell two classes apart is known: `telling_parts`, `contrast_mask`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str = "test") -> None:
+        pick("split", split, ("train", "test"))
+        wanted = ["classes.json", f"dataset_{split}.json", split]
+        base = find_root("FunnyBirds", root, ["FunnyBirds"], wanted)
+        self._parts: list[dict[str, Any]] = []
+        for index, entry in enumerate(_json(base / "classes.json")):
+            if not isinstance(entry, dict) or entry.get("class_idx") != index or not entry.get("parts"):
+                raise FinerCAMError(f"{base / 'classes.json'}: entry {index} is not class {index} with its parts")
+            self._parts.append(entry["parts"])
+        samples = []
+        for index, entry in enumerate(_json(base / f"dataset_{split}.json")):
+            try:
+                label = int(entry["class_idx"])
+            except (TypeError, KeyError, ValueError):
+                raise FinerCAMError(f"dataset_{split}.json: entry {index} has no class_idx") from None
+            file = f"{label}/{index:06d}.png"
+            path, parts = base / split / file, base / f"{split}_part_map" / file
+            samples.append(Sample(f"{split}/{file}", label, partial(_open, path), partial(_annotate, parts)))
+        classes = [f"bird {index:02d}" for index in range(len(self._parts))]
+        super().__init__(f"FunnyBirds {split}", base, classes, samples)
+
+    def telling_parts(self, c: int, d: int) -> tuple[str, ...]:
+        """The parts in which classes `c` and `d` differ, by name."""
+        for label in (c, d):
+            if not 0 <= label < len(self._parts):
+                raise FinerCAMError(f"FunnyBirds has classes 0 to {len(self._parts) - 1}, not {label}")
+        first, second = self._parts[c], self._parts[d]
+        return tuple(sorted(part for part in first.keys() | second.keys() if first.get(part) != second.get(part)))
+
+    def contrast_mask(self, index: int, rival: int) -> np.ndarray:
+        """Which pixels of picture `index` tell its class from `rival`: `(H, W)` bool, the parts' masks together.
+
+        All False where none of these parts can be seen. FinerCAMError where the part maps were not unpacked.
+        """
+        import numpy as np
+
+        sample = self[index]
+        assert sample.label is not None  # every entry of dataset_*.json has its class
+        telling = self.telling_parts(sample.label, rival)
+        if not telling:
+            raise FinerCAMError(f"classes {sample.label} and {rival} of FunnyBirds do not differ in any part")
+        part_map = self.root / f"{sample.id.split('/')[0]}_part_map"
+        if not part_map.is_dir():
+            raise FinerCAMError(f"FunnyBirds: {part_map} is missing; contrast_mask needs the part maps")
+        masks = sample.annotation.masks
+        height, width = _pixels(part_map / sample.id.split("/", 1)[1]).shape[:2]
+        found = [masks[part] for part in telling if part in masks]
+        return np.logical_or.reduce(found) if found else np.zeros((height, width), bool)
+
+
+def _json(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise FinerCAMError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(entries, list) or not entries:
+        raise FinerCAMError(f"{path} is not a JSON list of entries")
+    return entries
+
+
+def _open(path: Path):
+    from finercam.images import read_image
+
+    return read_image(path, upright=False)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    import numpy as np
+
+    return np.asarray(_open(path)).astype(np.int16)
+
+
+def _annotate(path: Path) -> Annotation:
+    import numpy as np
+
+    if not path.parents[1].is_dir():
+        return Annotation()
+    pixels = _pixels(path)
+    masks = {}
+    for part, colours in PART_COLOURS.items():
+        mask = np.logical_or.reduce([(pixels == colour).all(-1) for colour in colours])
+        if mask.any():
+            masks[part] = mask
+    body = (abs(pixels - BODY_COLOUR) <= 2).all(-1)
+    whole = np.logical_or.reduce([body, *masks.values()])
+    if whole.any():
+        masks["object"] = whole
+    return Annotation(box=mask_box(whole), masks=masks)

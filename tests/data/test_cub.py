@@ -1,0 +1,96 @@
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finercam.data import ImageDataset
+from finercam.data.cub import CUB
+
+
+def test_splits_labels_and_names(cub_tree):
+    test, train, every = CUB(cub_tree), CUB(cub_tree, "train"), CUB(cub_tree, "all")
+    assert isinstance(test, ImageDataset)
+    assert test.classes == ["Black footed Albatross", "Laysan Albatross"]
+    assert [s.id.split("_")[-1] for s in test] == ["18.jpg", "1027.jpg"] and test.labels == [0, 1]
+    assert [s.id.split("_")[-1] for s in train] == ["34.jpg", "1033.jpg"]
+    assert len(every) == 4 and every.skipped == []
+    assert CUB(cub_tree.parent).labels == [0, 1]  # the folder above will do
+    assert str(test).startswith("CUB-200-2011 test: 2 pictures, 2 classes")
+
+
+def test_picture_box_parts_and_mask(cub_tree):
+    sample = CUB(cub_tree)[0]
+    stored = np.asarray(Image.open(cub_tree / "images" / sample.id))
+    np.testing.assert_array_equal(np.asarray(sample.open()), stored)
+    found = sample.annotation
+    assert found.box == (10, 5, 40, 25)
+    assert len(found.keypoints) == 14 and "left eye" not in found.keypoints  # that one is not visible
+    assert found.keypoints["beak"] == (12, 8)
+    rows, columns = np.nonzero(found.masks["object"])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 24, 10, 39)  # 2 of 5 is too few
+
+
+def test_a_box_that_overruns_is_clipped_and_a_part_outside_is_dropped(cub_tree):
+    found = CUB(cub_tree)[1].annotation
+    assert found.box == (50, 30, 60, 40)
+    assert found.keypoints == {}
+
+
+def test_without_the_separate_archives(cub_tree):
+    shutil.rmtree(cub_tree.parent / "segmentations")
+    shutil.rmtree(cub_tree / "parts")
+    found = CUB(cub_tree)[0].annotation
+    assert found.masks == {} and found.keypoints == {} and found.box is not None
+
+
+def test_samples_travel_to_other_processes(cub_tree):
+    sample = pickle.loads(pickle.dumps(CUB(cub_tree)[0]))
+    assert sample.open().size == (60, 40) and sample.annotation.box == (10, 5, 40, 25)
+
+
+def test_missing_files(cub_tree, refused):
+    data = CUB(cub_tree)
+    (cub_tree / "images" / data[0].id).unlink()
+    with refused(data[0].id, "does not exist"):
+        data[0].open()
+    assert data[1].open().size == (60, 40)
+    (cub_tree.parent / "segmentations" / data[1].id).with_suffix(".png").unlink()
+    with refused("segmentations", "does not exist"):
+        _ = data[1].annotation
+    (cub_tree / "train_test_split.txt").unlink()
+    with refused("train_test_split.txt", "does not exist"):
+        CUB(cub_tree)
+
+
+def test_a_mask_of_another_size(cub_tree, refused):
+    data = CUB(cub_tree)
+    Image.new("L", (60, 39)).save((cub_tree.parent / "segmentations" / data[0].id).with_suffix(".png"))
+    with refused("60×39", "60×40"):
+        _ = data[0].annotation
+
+
+@pytest.mark.parametrize("line", ["1 ../../secret.jpg", "1 /etc/passwd", "1 ..\\secret.jpg", "1 C:/secret.jpg"])
+def test_paths_do_not_leave_the_root(cub_tree, line):
+    lines = (cub_tree / "images.txt").read_text().splitlines()
+    (cub_tree / "images.txt").write_text("\n".join([line, *lines[1:]]))
+    data = CUB(cub_tree)
+    assert len(data) == 1
+    assert data.skipped[0][0] == line[2:] and "leads out" in data.skipped[0][1]
+
+
+def test_wrong_arguments_and_broken_tables(cub_tree, tmp_path, refused):
+    with refused("split 'tests'", "Did you mean 'test'"):
+        CUB(cub_tree, "tests")
+    with refused("nothing", "not a folder"):
+        CUB(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with refused("empty", "images.txt"):
+        CUB(tmp_path / "empty")
+    (cub_tree / "bounding_boxes.txt").write_text("1 a b c d\n")
+    with refused("bounding_boxes.txt", "image 1", "numbers"):
+        CUB(cub_tree)
+    (cub_tree / "bounding_boxes.txt").write_text("1 2\n")
+    with refused("bounding_boxes.txt line 1"):
+        CUB(cub_tree)

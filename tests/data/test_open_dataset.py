@@ -1,0 +1,105 @@
+import sys
+import types
+
+import pytest
+from PIL import Image
+
+from finercam.data import ImageDataset, open_dataset
+
+TREES = {
+    "cub": "CUB-200-2011 test",
+    "cars": "Stanford Cars test",
+    "aircraft": "FGVC-Aircraft variant test",
+    "birds525": "Birds-525 test",
+    "fishvista": "Fish-Vista classification test",
+    "pets": "Oxford-IIIT Pet test",
+    "funnybirds": "FunnyBirds test",
+}
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_by_word_and_by_files(kind, request):
+    root = request.getfixturevalue(f"{kind}_tree")
+    data = open_dataset(f"{kind}:{root}")
+    assert isinstance(data, ImageDataset) and data.name == TREES[kind] and str(root) in str(data)
+    for given in (root, str(root), root.parent):
+        found = open_dataset(given)
+        if kind == "birds525":  # class folders like any other's
+            continue
+        assert found.name == data.name and len(found) == len(data)
+    for sample in data:
+        assert sample.open().mode == "RGB"
+        _ = sample.annotation
+
+
+def test_birds525_is_read_as_a_folder_with_splits(birds525_tree):
+    found = open_dataset(birds525_tree)
+    assert found.name == "birds test" and found.labels == [0, 1, 2]
+
+
+def test_options(aircraft_tree, fishvista_tree, pets_tree):
+    assert open_dataset(f"aircraft:{aircraft_tree}?level=family&split=val").name == "FGVC-Aircraft family val"
+    assert open_dataset(f"{aircraft_tree}?level=family").name == "FGVC-Aircraft family test"
+    assert open_dataset(f"aircraft:{aircraft_tree}?split=val", split="train").name.endswith("variant train")
+    assert open_dataset(f"aircraft:{aircraft_tree}?banner=yes")[0].open().size == (60, 60)
+    fish = open_dataset(f"fishvista:{fishvista_tree}?task=identification&trait=adipose_fin", split="train")
+    assert fish.classes == ["no adipose fin", "adipose fin"]
+    assert open_dataset(pets_tree, border=False)[0].annotation.box == (12, 10, 48, 30)
+
+
+def test_unknown_words_options_and_paths(aircraft_tree, tmp_path, refused):
+    with refused("'airplane'", "cub, cars"):
+        open_dataset("airplane:/data")
+    with refused("'cubs'", "Did you mean 'cub'"):
+        open_dataset("cubs:/data")
+    with refused("'levle'", "Did you mean 'level'"):
+        open_dataset(f"aircraft:{aircraft_tree}?levle=family")
+    with refused("'root'"):
+        open_dataset(f"aircraft:{aircraft_tree}?root=/")
+    with refused("banner='maybe'"):
+        open_dataset(f"aircraft:{aircraft_tree}?banner=maybe")
+    with refused("option=value"):
+        open_dataset(f"aircraft:{aircraft_tree}?level")
+    with refused("names no path", "cub:PATH"):
+        open_dataset("cub:")
+    with refused("nowhere does not exist"):
+        open_dataset(tmp_path / "nowhere")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.bin").touch()
+    with refused("no dataset known here", "images.txt", "class folders"):
+        open_dataset(tmp_path / "other")
+    with refused("a.png is one picture"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+        open_dataset(tmp_path / "a.png")
+
+
+def test_folders_and_lists(tmp_path):
+    (tmp_path / "x" / "wren").mkdir(parents=True)
+    for path in ("x/wren/a.png", "x/b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / path)
+    assert open_dataset(tmp_path / "x").classes == ["wren"]
+    assert open_dataset(f"pictures:{tmp_path / 'x'}")[0].id == "b.png"
+    assert open_dataset(tmp_path / "x" / "wren").labels == [None]
+    (tmp_path / "list.csv").write_text("x/b.png,robin\n")
+    assert open_dataset(tmp_path / "list.csv").classes == ["robin"]
+    (tmp_path / "a?b:c").mkdir()  # a name that looks like options
+    Image.new("RGB", (4, 4)).save(tmp_path / "a?b:c" / "a.png")
+    assert len(open_dataset(tmp_path / "a?b:c")) == 1
+
+
+def test_fieldguide_is_imported_when_asked_for(monkeypatch, refused):
+    asked = []
+
+    class Fieldguide:
+        def __init__(self, count: int = 100, seed: int = 0, size: int = 64):
+            asked.append((count, seed, size))
+
+    module = types.ModuleType("finercam.data.fieldguide")
+    module.Fieldguide = Fieldguide
+    monkeypatch.setitem(sys.modules, "finercam.data.fieldguide", module)
+    open_dataset("fieldguide")
+    open_dataset("fieldguide:40?seed=7")
+    open_dataset("fieldguide?size=96", seed=3)
+    assert asked == [(100, 0, 64), (40, 7, 64), (100, 3, 96)]
+    with refused("count='many'", "whole number"):
+        open_dataset("fieldguide:many")
