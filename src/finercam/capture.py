@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,14 +126,21 @@ def guest(model: nn.Module) -> Iterator[None]:
             module.training = False
         for parameter in trained:
             parameter.requires_grad_(False)
-        # Dynamo ignores hooks added after compilation, so compiled parts run as they were written.
-        with torch.compiler.set_stance("force_eager"):
+        with _uncompiled():
             yield
     finally:
         for module in training:
             module.training = True
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled parts run as they were written, since dynamo ignores hooks added after compilation."""
+    # Asking dynamo for anything imports it, which takes seconds; before that nothing can have been compiled.
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -161,6 +169,8 @@ def find_logits(output: Any, scores: Scores | None = None) -> Tensor:
     elif isinstance(output, Mapping):
         named = [output.get(key) for key in ("logits", "logits_per_image")]
         candidates = [value for value in named if value is not None] or list(output.values())
+        if sum(_are_logits(value) for value in candidates) > 1:
+            candidates = []  # embeddings have the same shape; which are the logits is the caller's to say
     elif hasattr(output, "logits"):
         candidates = [output.logits]
     elif isinstance(output, (tuple, list)):
@@ -168,11 +178,15 @@ def find_logits(output: Any, scores: Scores | None = None) -> Tensor:
     else:
         candidates = []
     for value in candidates:
-        if isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point():
+        if _are_logits(value):
             return value
     raise FinerCAMError(
         f"the model returned {_describe(output)}; expected logits (N, K): pass scores=lambda output: …"
     )
+
+
+def _are_logits(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
 
 
 def _call(model: nn.Module, images: Any) -> Any:

@@ -36,7 +36,7 @@ class Contrast:
         if self.weights not in WEIGHTS:
             expected = ", ".join(WEIGHTS)
             raise FinerCAMError(
-                f"weights={self.weights!r}: expected one of {expected}.{suggest(self.weights, WEIGHTS)}"
+                f"weights={self.weights!r}: expected one of {expected}.{suggest(str(self.weights), WEIGHTS)}"
             )
 
     def __repr__(self) -> str:

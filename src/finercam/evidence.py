@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from finercam.contrast import Contrast, contrast_terms, one_hot
 from finercam.errors import FinerCAMError
 from finercam.references import NONE
 
-__all__ = ["Evidence", "Keep", "NotKept", "directions"]
+__all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions"]
 
 Keep = str | int | Sequence[int]
+SPAN_TOLERANCE = 1e-6
+"""Share of a direction that may lie outside the span of the kept ones."""
 
 
 class NotKept(FinerCAMError):
@@ -45,8 +48,8 @@ class Evidence:
         """For each layer `(activations, gradients)` under the question, `(N, C, h, w)` each, float32 or better."""
         if self.target is not None and not torch.equal(self.target, contrast.target):
             raise NotKept(
-                f"evidence for targets {self.target.tolist()} was asked about {contrast.target.tolist()}, and this method "
-                "gathers it for one target: explain again with that target, or with keep_images=True"
+                f"evidence for targets {self.target.tolist()} was asked about {contrast.target.tolist()}, and this "
+                "method gathers it for one target: explain again with that target, or with keep_images=True"
             )
         if contrast.weights == "orthogonal":
             coefficients = [self._orthogonal(contrast, gradient) for gradient in self.gradients]
@@ -73,25 +76,30 @@ class Evidence:
 
     def coefficients(self, direction: Tensor) -> Tensor:
         """How a direction `(N, K)` is combined from the kept ones: `(N, M)`; raises NotKept outside their span."""
-        kept = self.directions
-        gram = kept @ kept.mT
-        found = torch.linalg.pinv(gram, hermitian=True) @ (kept @ direction.to(kept)[..., None])
-        missing = (direction.to(kept) - (found.mT @ kept).squeeze(1)).norm(dim=1)
-        if (missing > 1e-6 * (1 + direction.norm(dim=1).to(kept))).any():
-            sample = int(missing.argmax())
-            lacking = direction[sample].to(kept) - (found[sample].mT @ kept[sample]).squeeze(0)
-            classes = (lacking.abs() > 1e-6).nonzero().flatten().tolist()
+        direction = direction.to(self.directions)
+        # Lengths differ by the size of the logits ("released"), and the Gram matrix squares them: unit vectors first.
+        length = self.directions.norm(dim=2, keepdim=True)
+        length = torch.where(length == 0, 1.0, length)
+        kept = self.directions / length
+        found = torch.linalg.pinv(kept @ kept.mT, hermitian=True, rtol=1e-13) @ (kept @ direction[..., None])
+        lacking = direction - (found.mT @ kept).squeeze(1)
+        tolerance = SPAN_TOLERANCE * direction.norm(dim=1, keepdim=True)
+        if (lacking.norm(dim=1, keepdim=True) > tolerance).any():
+            sample = int((lacking.norm(dim=1) - tolerance.squeeze(1)).argmax())
+            classes = (lacking[sample].abs() > tolerance[sample] / 10).nonzero().flatten().tolist()
             raise NotKept(
                 f"classes {classes[:5]} of sample {sample} were not kept: explain again, with keep='references' or "
                 "keep=[ids] for questions to come, or with keep_images=True to let ask() run the model"
             )
-        return found.squeeze(2)
+        # What is not asked about must not leak in by a rounding error: gamma 0 is the plain method to the bit.
+        found = torch.where(found.abs() > 1e-12 * found.abs().amax(dim=1, keepdim=True), found, 0.0)
+        return (found / length).squeeze(2)
 
     def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
         target = self.coefficients(one_hot(contrast.target, self.logits))
         rivals = torch.stack([self.coefficients(one_hot(d, self.logits)) for d in contrast.references.unbind(1)], 1)
-        alpha = gradient.double().mean(dim=(3, 4)).to(target)
+        alpha = _wide(gradient).mean(dim=(3, 4)).to(target)
         alpha_d = rivals @ alpha
         gram = alpha_d @ alpha_d.mT
         beta = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ (alpha_d @ (target[:, None] @ alpha).mT)
@@ -123,17 +131,25 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
     return kept
 
 
+def checked_keep(keep: Any) -> Keep:
+    """What to keep, as `directions` takes it; raises FinerCAMError for anything else."""
+    keep = keep.tolist() if hasattr(keep, "tolist") else keep
+    if (isinstance(keep, str) and keep in ("contrast", "references")) or (type(keep) is int and keep >= 0):
+        return keep
+    if isinstance(keep, (list, tuple, range)) and all(type(k) is int and k >= 0 for k in keep):
+        return tuple(dict.fromkeys(keep))
+    raise FinerCAMError(f"keep={keep!r}: expected 'contrast', 'references', a number of classes or class ids")
+
+
 def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
     """Add the wanted classes that a sample does not yet have; -1 where it has them."""
     if isinstance(keep, str):
-        if keep not in ("contrast", "references"):
-            raise FinerCAMError(f"keep={keep!r}: expected 'contrast', 'references', a number of classes or class ids")
         return ids
     if isinstance(keep, int):
         wanted = logits.sort(dim=1, descending=True, stable=True).indices[:, :keep]
     else:
         wanted = torch.tensor(list(keep), dtype=torch.long).expand(len(ids), -1)
-        if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < logits.shape[1]:
+        if wanted.numel() and int(wanted.max()) >= logits.shape[1]:
             raise FinerCAMError(f"keep={list(keep)}: expected class ids in 0…{logits.shape[1] - 1}")
     have = (wanted[:, :, None] == ids[:, None, :]).any(2)
     extra = wanted.masked_fill(have, NONE)

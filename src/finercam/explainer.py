@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from finercam import references as strategies
 from finercam.capture import Scores
 from finercam.contrast import Contrast
 from finercam.errors import FinerCAMError, suggest
-from finercam.evidence import Keep, directions
+from finercam.evidence import Evidence, Keep, checked_keep, directions
 from finercam.explanation import Explanation, Setting, per_sample_gamma
 from finercam.grid import Layout, find_layout
 from finercam.head import linear_head
@@ -21,9 +22,9 @@ from finercam.maps import FUSIONS
 from finercam.methods import Method
 from finercam.methods import get as get_method
 from finercam.methods.source import Source
-from finercam.names import per_sample, shared_or_per_sample
+from finercam.names import in_order, per_sample, shared_or_per_sample
 from finercam.references import References
-from finercam.views import views
+from finercam.views import IDENTITY, View, views
 
 __all__ = ["FinerCAM"]
 
@@ -45,7 +46,7 @@ class FinerCAM:
         weights: "mean" (paper), "probability", "orthogonal" or "released".
         layer: target layer: None to find it, a module, a dotted name, or a list of either.
         scores: picks the logits `(N, K)` out of what the model returns, where that is not evident.
-        class_names: names in the order of the logits, so that classes can be named in questions and answers.
+        class_names: names in the order of the logits, or by id; classes can then be named in questions and answers.
         fusion: "mean" or "product" of the maps of several layers.
         smooth: "flip", "scale" or both: the mean over mirrored and scaled views of the image.
         keep: what later questions can be answered without the model: "contrast", "references", a number of top
@@ -56,7 +57,7 @@ class FinerCAM:
         layout: a `finercam.grid.Layout`, where token grid or channel axis cannot be found.
 
     Example, with a model of two classes:
-        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> explain = FinerCAM(model, class_names=["wren", "robin"])
         >>> answer = explain(torch.rand(5, 3, 16, 16), target="wren")
         >>> answer.maps.shape, answer.reference_names[0]
@@ -75,7 +76,7 @@ class FinerCAM:
         weights: str = "mean",
         layer: Layer = None,
         scores: Scores | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[int, str] | None = None,
         *,
         fusion: str = "mean",
         smooth: str | tuple[str, ...] | None = None,
@@ -99,15 +100,19 @@ class FinerCAM:
         self.model = unwrap(model)
         self.method = get_method(method)
         self.gamma = float(per_sample_gamma(gamma, 1))
+        if isinstance(num_references, bool) or not isinstance(num_references, int) or num_references < 1:
+            raise FinerCAMError(
+                f"num_references={num_references!r}: expected at least 1, or use gamma=0 for the plain map"
+            )
         self.references = references
         self.num_references = num_references
         self.weights = weights
         self.layer: Layer = layer
         self.scores = scores
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = in_order(class_names)
         self.fusion = fusion
         self.views = views(smooth)
-        self.keep = keep
+        self.keep = None if keep is None else checked_keep(keep)
         self.keep_images = keep_images
         self.confusion = None if confusion is None else torch.as_tensor(confusion)
         self.layout = layout
@@ -167,18 +172,18 @@ class FinerCAM:
         """The references of each target `(N,)`: those named in `against`, or picked by this explainer's strategy."""
         num_classes = logits.shape[1]
         head = linear_head(self.model, num_classes)
+        cosine = None if head is None else strategies.similarity(head[0], target.to(head[0].device)).cpu()
         strategy = self.references if against is None else "explicit"
         if against is not None:
             asked = shared_or_per_sample(against, len(target), self.class_names, num_classes)
-            asked = [[d for d in row if d != strategies.NONE] for row in asked]
             ids = strategies.explicit(asked, target, num_classes)
         elif strategy == "similar":
-            if head is None:
+            if cosine is None:
                 raise FinerCAMError(
-                    f"references='similar' compares rows of a linear head, and none with {num_classes} rows was found; "
-                    "use references='predicted', or name the classes with against="
+                    f"references='similar' compares rows of a linear head, and none with {num_classes} rows was "
+                    "found; use references='predicted', or name the classes with against="
                 )
-            ids = strategies.similar(head[0].cpu(), target, count)
+            ids = strategies.highest(cosine, target, count)
         elif strategy == "predicted":
             ids = strategies.predicted(logits, target, count)
         elif strategy == "nearest":
@@ -193,8 +198,7 @@ class FinerCAM:
                 )
             ids = strategies.confused(self.confusion.cpu(), target, count)
         similarity = torch.full(ids.shape, torch.nan)
-        if head is not None:
-            cosine = strategies.similarity(head[0].cpu(), target)
+        if cosine is not None:
             similarity = cosine.gather(1, ids.clamp(min=0)).masked_fill(ids == strategies.NONE, torch.nan)
         return References(ids, similarity, strategy)
 
@@ -210,30 +214,41 @@ class FinerCAM:
         """Nothing to undo: hooks live only while the model runs."""
 
     def _answer(self, source: Source, contrast: Contrast, references: References, setting: Setting) -> Explanation:
-        kept = directions(source.logits.cpu().double(), contrast, self._keep(source, contrast))
-        sources = [source]
-        for view in self.views[1:]:
-            sources.append(self.look(view.apply(source.images)))
-        seen = tuple(
-            (view, setting.method.gather(looked, contrast, kept))
-            for view, looked in zip(self.views, sources, strict=True)
-        )
+        logits = source.logits.cpu().double()
+        kept = directions(logits, contrast, self._keep(source, contrast))
+        seen: list[tuple[View, Evidence]] = []
+        for view in self.views:  # one after another, so that only one graph is alive
+            looked = source if view == IDENTITY else self.look(view.apply(source.images))
+            evidence = setting.method.gather(looked, contrast, kept)
+            # All views are asked what the image itself is asked: its logits weight the references.
+            seen.append((view, replace(evidence, logits=logits)))
         images = source.images if self.keep_images else None
-        return Explanation.of(contrast, references, setting, seen, logits=source.logits, images=images, asker=self)
+        return Explanation.of(
+            contrast, references, setting, tuple(seen), logits=source.logits, images=images, asker=self
+        )
 
     def look(self, images: Tensor) -> Source:
         """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail."""
+        version = _version(images)
         if self._found is None:
-            self._found = tuple(resolve_layers(self.model, self.layer, images))
+            found = tuple(resolve_layers(self.model, self.layer, images))
+            if len({module for _, module in found}) < len(found):
+                raise FinerCAMError(f"layers {[name for name, _ in found]} name a layer twice; name each once")
+            self._found = found
         try:
             source = Source.of(self.model, self._found, images, self.scores, self._layout)
-        except (FinerCAMError, torch.OutOfMemoryError):
+        except (FinerCAMError, torch.cuda.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise FinerCAMError(
                 f"the model could not run on images of shape {tuple(images.shape)}: {first}"
             ) from error
+        if _version(images) != version:
+            raise FinerCAMError(
+                "the model writes into the images it is given, which would falsify later questions; let it work on a "
+                "copy, as model(x.clone())"
+            )
         if len(source.logits) != len(images):
             raise FinerCAMError(
                 f"logits of shape {tuple(source.logits.shape)} for {len(images)} images; expected one row each"
@@ -245,8 +260,8 @@ class FinerCAM:
             )
         return source
 
-    def _layout(self, activation: Tensor, images: Tensor) -> Layout:
-        return find_layout(activation.shape, images.shape, self.model, self.layout)
+    def _layout(self, activation: Tensor, images: Tensor, module: nn.Module) -> Layout:
+        return find_layout(activation.shape, images.shape, self.model, self.layout, module)
 
     def _keep(self, source: Source, contrast: Contrast) -> Keep:
         if self.keep is not None:
@@ -275,5 +290,12 @@ class FinerCAM:
         if not bool(images.isfinite().all()):
             bad = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels; leave them out")
-        first = next((p for p in self.model.parameters() if p.is_floating_point()), None)
-        return images.detach() if first is None else images.detach().to(first.device, first.dtype)
+        first = next((p for p in self.model.parameters() if p.is_floating_point()), images)
+        # An own copy: later questions may need the images when the caller has long refilled the buffer.
+        with torch.inference_mode(False):
+            return images.detach().to(first.device, first.dtype, copy=True)
+
+
+def _version(images: Tensor) -> int:
+    """How often the tensor was written to; inference tensors do not count."""
+    return 0 if images.is_inference() else images._version

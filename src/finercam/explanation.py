@@ -127,6 +127,8 @@ class Explanation:
 
     def reverse(self) -> Explanation:
         """The reverse question: why would it be the first reference, and not the target?"""
+        if self.references.shape[1] == 0:
+            raise FinerCAMError("the question has no reference and cannot be reversed; the model has one class")
         return self.ask(target=self.references[:, 0], against=self.target[:, None])
 
     def ask(
@@ -173,8 +175,8 @@ class Explanation:
                     raise
         elif self.images is None:
             raise NotKept(
-                f"method {setting.method.name!r} gathers other evidence than {self.method!r}: explain again with it, or "
-                "with keep_images=True to let ask() run the model"
+                f"method {setting.method.name!r} gathers other evidence than {self.method!r}: explain again with it, "
+                "or with keep_images=True to let ask() run the model"
             )
         assert self.images is not None
         return self._asker().explain(self.images, contrast, references, setting)
@@ -182,11 +184,14 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.target)
 
-    def __getitem__(self, sample: int) -> Explanation:
-        """The explanation of one image, as a batch of one."""
-        if not -len(self) <= sample < len(self):
+    def __getitem__(self, sample: int | slice) -> Explanation:
+        """The explanation of one image, as a batch of one, or of a slice of them."""
+        if isinstance(sample, slice):
+            at = sample
+        elif -len(self) <= sample < len(self):
+            at = slice(sample % len(self), sample % len(self) + 1)
+        else:
             raise IndexError(f"sample {sample}: the explanation has {len(self)}")
-        at = slice(sample % len(self), sample % len(self) + 1)
         return replace(
             self,
             contrast=Contrast(self.target[at], self.references[at], self.gamma[at], self.contrast.weights),
@@ -226,7 +231,10 @@ def per_sample_gamma(gamma: float | Tensor | list[float], count: int) -> Tensor:
     >>> per_sample_gamma(0.6, 2)
     tensor([0.6000, 0.6000], dtype=torch.float64)
     """
-    strength = torch.as_tensor(gamma, dtype=torch.float64).detach().cpu().flatten()
+    try:
+        strength = torch.as_tensor(gamma, dtype=torch.float64).detach().cpu().flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FinerCAMError(f"gamma={gamma!r}: expected a number, or one for each image") from error
     if strength.numel() == 1:
         strength = strength.expand(count)
     if len(strength) != count:

@@ -21,7 +21,8 @@ def signed_map(
     evidence: Evidence, contrast: Contrast, rule: Callable[[Tensor, Tensor], Tensor], fusion: str
 ) -> Tensor:
     """The map before the ReLU, `(N, h, w)`: the rule's own numbers for one layer, a fusion in [-1, 1] for several."""
-    return fuse([rule(*of_layer) for of_layer in evidence.contrasted(contrast)], fusion)
+    with torch.autocast(evidence.activations[0].device.type, enabled=False):  # half precision is for the model
+        return fuse([rule(*of_layer) for of_layer in evidence.contrasted(contrast)], fusion)
 
 
 def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:

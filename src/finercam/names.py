@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
 from finercam.errors import FinerCAMError, suggest
+from finercam.references import NONE
 
-__all__ = ["class_id", "label", "per_sample", "shared_or_per_sample"]
+__all__ = ["class_id", "in_order", "label", "per_sample", "shared_or_per_sample"]
+
+
+def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
+    """Class names in the order of the logits, from a list of them or from a mapping like `config.id2label`.
+
+    >>> in_order({1: "robin", 0: "wren"})
+    ('wren', 'robin')
+    """
+    if names is None:
+        return None
+    if isinstance(names, Mapping):
+        given = {int(index): name for index, name in names.items()}
+        names = [given.get(index, "") for index in range(len(given))]
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise FinerCAMError("class_names: expected one name (str) for each class, in the order of the logits")
+    return tuple(names)
 
 
 def class_id(asked: Any, names: Sequence[str] | None, num_classes: int, what: str = "class") -> int:
@@ -41,8 +58,7 @@ def label(index: int, names: Sequence[str] | None) -> str:
 
 def per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes: int) -> list[int]:
     """Targets as the caller wrote them, one for all or one a sample, as `count` class ids."""
-    if isinstance(asked, Tensor):
-        asked = asked.tolist()
+    asked = _plain(asked)
     if isinstance(asked, (str, Integral)):
         return [class_id(asked, names, num_classes, "target")] * count
     if not _listed(asked):
@@ -54,12 +70,13 @@ def per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes:
 
 def shared_or_per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes: int) -> list[list[int]]:
     """References as the caller wrote them: one class, a flat list shared by all images, or one list an image."""
-    if isinstance(asked, Tensor):
-        asked = asked.tolist()
+    padded = getattr(asked, "ndim", 0) == 2  # a tensor of ids, like Explanation.references, is filled with -1
+    asked = _plain(asked)
     if isinstance(asked, (str, Integral)):
         asked = [asked]
     if not _listed(asked):
         raise FinerCAMError(f"against={asked!r}: expected class ids or names, or a list of them for each image")
+    asked = [_plain(entry) for entry in asked]
     nested = [_listed(entry) for entry in asked]
     if any(nested) and not all(nested):
         raise FinerCAMError(
@@ -70,6 +87,8 @@ def shared_or_per_sample(asked: Any, count: int, names: Sequence[str] | None, nu
         raise FinerCAMError(
             f"{len(rows)} lists of references for {count} images; give one flat list, or a list an image"
         )
+    if padded:
+        rows = [[entry for entry in row if entry != NONE] for row in rows]
     return [[class_id(entry, names, num_classes, "reference") for entry in row] for row in rows]
 
 
@@ -97,4 +116,9 @@ def _halves(name: str) -> list[str]:
 
 
 def _listed(value: Any) -> bool:
-    return (isinstance(value, Sequence) and not isinstance(value, str)) or hasattr(value, "tolist")
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors and arrays as lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value

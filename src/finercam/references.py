@@ -18,6 +18,7 @@ __all__ = [
     "confused",
     "everything",
     "explicit",
+    "highest",
     "nearest",
     "predicted",
     "similar",
@@ -48,7 +49,7 @@ def similar(weight: Tensor, target: Tensor, count: int) -> Tensor:
     >>> similar(rows, torch.tensor([0]), 2)
     tensor([[1, 2]])
     """
-    return _best(similarity(weight, target), target, count)
+    return highest(similarity(weight, target), target, count)
 
 
 def predicted(logits: Tensor, target: Tensor, count: int) -> Tensor:
@@ -57,7 +58,7 @@ def predicted(logits: Tensor, target: Tensor, count: int) -> Tensor:
     >>> predicted(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 2)
     tensor([[2, 1]])
     """
-    return _best(logits.detach(), target, count)
+    return highest(logits.detach(), target, count)
 
 
 def nearest(logits: Tensor, target: Tensor, count: int) -> Tensor:
@@ -70,7 +71,7 @@ def nearest(logits: Tensor, target: Tensor, count: int) -> Tensor:
     """
     logits = logits.detach()
     distance = (logits - logits.gather(1, target[:, None])).abs()
-    return _best(-distance, target, count)
+    return highest(-distance, target, count)
 
 
 def everything(num_classes: int, target: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def confused(matrix: Tensor, target: Tensor, count: int) -> Tensor:
     tensor([[1]])
     """
     both = (matrix + matrix.T).to(torch.float64)
-    return _best(both.to(target.device)[target], target, count)
+    return highest(both.to(target.device)[target], target, count)
 
 
 def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int) -> Tensor:
@@ -129,8 +130,12 @@ def similarity(weight: Tensor, target: Tensor) -> Tensor:
     return rows[target] @ rows.T
 
 
-def _best(scores: Tensor, target: Tensor, count: int) -> Tensor:
-    """Ids of the highest scores, ties to the lower id, never the target, at most K - 1 of them."""
+def highest(scores: Tensor, target: Tensor, count: int) -> Tensor:
+    """The classes with the highest scores `(N, K)`, ties to the lower id, never the target: ids `(N, T)`, T < K.
+
+    >>> highest(torch.tensor([[0.5, 0.5, 0.5]]), torch.tensor([1]), 5)
+    tensor([[0, 2]])
+    """
     if count < 1:
         raise FinerCAMError(f"num_references={count}: expected at least 1, or use gamma=0 for the plain map")
     # The target leaves by its id and not by its rank: with tied scores it need not be first.

@@ -44,7 +44,7 @@ def views(smooth: str | tuple[str, ...] | None) -> tuple[View, ...]:
     >>> len(views(("flip", "scale")))
     6
     """
-    asked = (smooth,) if isinstance(smooth, str) else tuple(smooth or ())
+    asked = smooth if isinstance(smooth, (tuple, list)) else () if smooth is None else (smooth,)
     for name in asked:
         if name not in ("flip", "scale"):
             raise FinerCAMError(f"smooth={smooth!r}: expected 'flip', 'scale' or both")

@@ -107,7 +107,8 @@ def masked_scores(source: Source, image: Tensor, activation: Tensor, baseline: T
 def _project(scores: Tensor, directions: Tensor) -> Tensor:
     """Channel scores of all classes `(N, C, K)` along the kept directions `(N, M, K)`: `(N, M, C, 1, 1)`."""
     along = directions.to(scores.device, torch.promote_types(scores.dtype, torch.float32))
-    return torch.einsum("nck,nmk->nmc", scores.to(along), along)[..., None, None]
+    with torch.autocast(scores.device.type, enabled=False):
+        return torch.einsum("nck,nmk->nmc", scores.to(along), along)[..., None, None]
 
 
 def _falls(source: Source, layer: int, sample: int) -> Tensor:

@@ -62,7 +62,7 @@ def get(method: str | Method) -> Method:
     """The method of that name; raises FinerCAMError naming the nearest ones."""
     if isinstance(method, Method):
         return method
-    if method not in _REGISTRY:
+    if not isinstance(method, str) or method not in _REGISTRY:
         known = ", ".join(_REGISTRY)
         raise FinerCAMError(f"method {method!r}: expected one of {known}.{suggest(str(method), _REGISTRY)}")
     return _REGISTRY[method]
@@ -86,6 +86,7 @@ register(
     gather=gather.channel_scores,
     summary="Channels weighted by the logits of the image seen through them (Score-CAM; Finer-CAM, Eq. 9).",
 )
+register("scorecam-softmax", rules.softmax_weighted, gather=gather.channel_scores)
 register(
     "gscorecam",
     rules.gradcam,

@@ -16,11 +16,10 @@ __all__ = [
     "gradcam_plusplus",
     "hirescam",
     "layercam",
+    "softmax_weighted",
     "weighted",
     "xgradcam",
 ]
-
-EPSILON = 1e-7
 
 
 def weighted(activations: Tensor, alpha: Tensor) -> Tensor:
@@ -60,11 +59,13 @@ def elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Positive gradients weighted by their share (Chattopadhay et al., WACV 2018, Eq. 10 and 19)."""
-    squared = gradients.square()
-    mass = activations.sum(dim=(2, 3), keepdim=True)
-    share = squared / (2 * squared + mass * squared * gradients + EPSILON)
-    share = torch.where(gradients != 0, share, 0.0)
+    """Positive gradients weighted by their share (Chattopadhay et al., WACV 2018, Eq. 10 and 19).
+
+    Eq. 19, `g^2 / (2 g^2 + mass g^3)`, is taken as `1 / (2 + mass g)`: the powers of a small gradient vanish beside
+    any constant that would keep the quotient finite, and the map would depend on the scale of the logits.
+    """
+    below = 2 + activations.sum(dim=(2, 3), keepdim=True) * gradients
+    share = torch.where(below == 0, 0.0, 1 / below)
     return weighted(activations, (gradients.relu() * share).expand_as(activations).sum(dim=(2, 3)))
 
 
@@ -77,11 +78,23 @@ def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     product = gradients * activations
     features = product.flatten(2).mT  # (N, hw, C)
     centred = features - features.mean(dim=1, keepdim=True)
-    # The places are fewer than the channels, so their Gram matrix is the cheaper way to the component.
-    values, vectors = torch.linalg.eigh((centred @ centred.mT).double())
-    component = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
-    agreement = (component * (features.sum(dim=2) - features.sum(dim=2).mean(dim=1, keepdim=True))).sum(
-        1, keepdim=True
-    )
+    size = centred.abs().amax(dim=(1, 2), keepdim=True)
+    centred = centred / torch.where(size == 0, 1.0, size)  # squares of small gradients would vanish
+    # Of the two Gram matrices, of places and of channels, the smaller is the cheaper way to the component.
+    if centred.shape[1] <= centred.shape[2]:
+        values, vectors = torch.linalg.eigh(centred @ centred.mT)
+        component = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
+    else:
+        _, vectors = torch.linalg.eigh(centred.mT @ centred)
+        component = (centred @ vectors[..., -1:]).squeeze(2)
+    agreement = (component * centred.sum(dim=2)).sum(dim=1, keepdim=True)
     component = torch.where(agreement < 0, -component, component)
-    return component.to(product).unflatten(1, product.shape[2:])
+    return (component * size.squeeze(2)).unflatten(1, product.shape[2:])
+
+
+def softmax_weighted(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Channel scores through a softmax over the channels (Score-CAM, Wang et al., CVPRW 2020, Algorithm 1).
+
+    All weights are then positive, so nothing speaks against the target; Finer-CAM's Eq. 9 leaves the softmax out.
+    """
+    return weighted(activations, gradients.mean(dim=(2, 3)).softmax(dim=1))

@@ -33,10 +33,10 @@ class Source:
         layers: tuple[tuple[str, nn.Module], ...],
         images: Tensor,
         scores: Scores | None,
-        layout_of: Callable[[Tensor, Tensor], Layout],
+        layout_of: Callable[[Tensor, Tensor, nn.Module], Layout],
     ) -> Source:
         run = capture(model, layers, images, scores)
-        layouts = tuple(layout_of(activation, images) for activation in run.activations)
+        layouts = tuple(layout_of(a, images, module) for a, (_, module) in zip(run.activations, layers, strict=True))
         return cls(model, layers, images, scores, layouts, run)
 
     @property
