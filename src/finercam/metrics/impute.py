@@ -75,10 +75,11 @@ def impute(images: Tensor, known: Tensor, *, noise: float = 0.01, seed: int = 0,
 
 def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
     """Preconditioned conjugate gradients; every picture and channel is a system of its own."""
-    mask = unknown.to(images.dtype)
+    # Where nothing at all is known there is no system to solve, and the mean colour stands.
+    mask = (unknown & ~unknown.all(-1, keepdim=True).all(-2, keepdim=True)).to(images.dtype)
     levels = _grids(mask)
     floor = torch.finfo(images.dtype).tiny
-    start = torch.where(unknown, _mean_colour(images, 1 - mask), images)
+    start = torch.where(unknown, _mean_colour(images, (~unknown).to(images.dtype)), images)
     goal = tolerance * (images.amax((2, 3), keepdim=True) - images.amin((2, 3), keepdim=True)).clamp_min(floor)
 
     x = torch.zeros_like(images)  # the correction to `start`, zero on the known pixels
@@ -88,9 +89,10 @@ def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
     for _ in range(_MAX_ITERATIONS):
         # The V-cycle nearly inverts the operator: what it makes of the residual estimates the error itself.
         estimate = _cycle(levels, residual)
-        if bool((estimate.abs().amax((2, 3), keepdim=True) <= goal).all()):
+        far = estimate.abs().amax((2, 3), keepdim=True) > goal
+        if not bool(far.any()):
             return start + x + estimate
-        energy = (residual * estimate).sum((2, 3), keepdim=True)
+        energy = (residual * estimate).sum((2, 3), keepdim=True) * far  # 0 lets the finished ones rest
         direction = direction.mul_(energy / previous).add_(estimate)
         image = levels[0].apply(direction)
         step = energy / (direction * image).sum((2, 3), keepdim=True).clamp_min(floor)
@@ -132,8 +134,15 @@ def _laplacian(x: Tensor, rim: Tensor) -> Tensor:
 def _grids(mask: Tensor) -> list[_Level]:
     """The unknown pixels' operator and its coarser images; `mask` is 1.0 where unknown, `(B, 1, H, W)`."""
     rim = _rim(mask)
-    levels = [_Level(lambda x: _laplacian(x, rim).mul_(mask), mask / (rim - 1 / 3), (mask.shape[-2], mask.shape[-1]))]
-    while max(levels[-1].size) > _COARSEST:
+    levels = [
+        _Level(
+            lambda x: _laplacian(x, rim).mul_(mask),
+            mask / (rim - 1 / 3).clamp_min(1e-3),
+            (mask.shape[-2], mask.shape[-1]),
+        )
+    ]
+    # The finest operator expects zeros on the known pixels, so it is never the one inverted.
+    while len(levels) == 1 or max(levels[-1].size) > _COARSEST:
         levels.append(_coarser(levels[-1], mask if len(levels) == 1 else None))
     levels[-1] = _inverted(levels[-1])
     return levels

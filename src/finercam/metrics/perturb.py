@@ -72,19 +72,31 @@ def read_scores(logits: Tensor, classes: Tensor, score: str = "probability") -> 
     >>> read_scores(torch.zeros(1, 4), torch.tensor([[2, -1]])).tolist()
     [[0.25, nan]]
     """
-    if score not in _READINGS:
-        raise FinerCAMError(f"score is {score!r}, expected one of {', '.join(_READINGS)}.")
-    if classes.numel() and (int(classes.max()) >= logits.shape[1] or int(classes.min()) < -1):
-        raise FinerCAMError(
-            f"class ids run from {int(classes.min())} to {int(classes.max())}, but the model has {logits.shape[1]} "
-            "classes: ids are 0 to K−1, and −1 stands for none."
-        )
+    _check_reading(score)
+    _check_ids(classes, logits.shape[1])
+    return _read(logits, classes, score)
+
+
+def _read(logits: Tensor, classes: Tensor, score: str) -> Tensor:
     if score != "logit":
         logits = logits.log_softmax(1)
     picked = logits.gather(1, classes.clamp_min(0))
     if score == "probability":
         picked = picked.exp()
     return picked.masked_fill(classes < 0, torch.nan)
+
+
+def _check_reading(score: str) -> None:
+    if score not in _READINGS:
+        raise FinerCAMError(f"score is {score!r}, expected one of {', '.join(_READINGS)}.")
+
+
+def _check_ids(classes: Tensor, known: int) -> None:
+    if classes.numel() and (int(classes.max()) >= known or int(classes.min()) < -1):
+        raise FinerCAMError(
+            f"class ids run from {int(classes.min())} to {int(classes.max())}, but the model has {known} classes: "
+            "ids are 0 to K−1, and −1 stands for none."
+        )
 
 
 def masked_scores(
@@ -114,6 +126,7 @@ def masked_scores(
         raise FinerCAMError(
             f"maps {tuple(maps.shape)} do not fit images {tuple(images.shape)}: upsample them to (N, H, W) first."
         )
+    _check_reading(score)
     if batch_size < 1:
         raise FinerCAMError(f"batch_size is {batch_size}, expected at least 1.")
     wanted = as_classes(classes, images, what="classes")
@@ -132,7 +145,9 @@ def masked_scores(
         for some in steps.split(columns):
             removed = rank[:, None] < some[:, None, None]
             logits = class_scores(scores, paint(~removed if reveal else removed).flatten(0, 1))
-            each = read_scores(logits, ids.repeat_interleave(len(some), 0), score)
+            if not parts:  # once a block: reading ids back on every batch would stall an accelerator
+                _check_ids(ids, logits.shape[1])
+            each = _read(logits, ids.repeat_interleave(len(some), 0), score)
             parts.append(each.reshape(len(block), len(some), -1))
         blocks.append(torch.cat(parts, 1))
     return void_where(~finite_maps(maps).to(images.device), torch.cat(blocks).transpose(1, 2))
