@@ -51,6 +51,12 @@ def refused():
 
 
 @pytest.fixture
+def labels_of():
+    """Function: dataset -> its labels."""
+    return lambda data: [sample.label for sample in data]
+
+
+@pytest.fixture
 def cub_tree(tmp_path):
     """Two species, four pictures; the box of image 3 overruns; only image 1 and 3 have all their parts."""
     root = tmp_path / "CUB_200_2011"

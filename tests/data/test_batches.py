@@ -59,7 +59,9 @@ def test_everything_once_and_in_order(workers):
 def test_broken_pictures_stop_nothing_and_are_named_once(workers, error, bad):
     batches = list(loader(Made([(16, 16)] * 11, bad, error), FIXED, 4, workers=workers))
     assert list(chain.from_iterable(batch.indices for batch in batches)) == [i for i in range(11) if i not in bad]
-    assert list(chain.from_iterable(batch.errors for batch in batches)) == [(f"p{i}", f"p{i} is broken") for i in bad]
+    assert list(chain.from_iterable(batch.errors for batch in batches)) == [
+        (i, f"p{i}", f"p{i} is broken") for i in bad
+    ]
     assert all(len(batch) for batch in batches)
 
 
@@ -115,5 +117,5 @@ def test_a_real_dataset_with_a_missing_picture(cub_tree):
     (cub_tree / "images" / data[2].id).unlink()
     (batch,) = loader(data, FIXED, 8)
     assert batch.indices == [0, 1, 3] and batch.labels == [0, 0, 1]
-    ((name, reason),) = batch.errors
-    assert name == data[2].id and "does not exist" in reason
+    ((index, name, reason),) = batch.errors
+    assert index == 2 and name == data[2].id and "does not exist" in reason

@@ -27,7 +27,10 @@ def test_pictures_in_one_folder(fishvista_tree):
 def test_trait_masks_are_named(fishvista_tree):
     data = FishVista(fishvista_tree, task="segmentation")
     found = data[0].annotation
-    assert sorted(found.masks) == ["dorsal fin", "eye", "head"] and found.box is None
+    assert sorted(found.masks) == ["dorsal fin", "eye", "head", "object"] and found.box is None
+    np.testing.assert_array_equal(
+        found.masks["object"], found.masks["dorsal fin"] | found.masks["eye"] | found.masks["head"]
+    )
     assert found.masks["eye"].sum() == 4 and found.masks["head"].sum() == 96
     assert np.nonzero(found.masks["dorsal fin"])[0].tolist()[0] == 2
     assert data[1].annotation.masks == {}  # this picture has no mask file
@@ -36,13 +39,13 @@ def test_trait_masks_are_named(fishvista_tree):
     }  # fmt: skip
 
 
-def test_identification(fishvista_tree):
+def test_identification(fishvista_tree, labels_of):
     species = FishVista(fishvista_tree, task="identification")
-    assert species.labels == [1, 0] and species.name == "Fish-Vista identification test_insp"
+    assert labels_of(species) == [1, 0] and species.name == "Fish-Vista identification test_insp"
     fin = FishVista(fishvista_tree, "test_lvsp", "identification", "adipose_fin")
-    assert fin.classes == ["no adipose fin", "adipose fin"] and fin.labels == [0, 1]
+    assert fin.classes == ["no adipose fin", "adipose fin"] and labels_of(fin) == [0, 1]
     dorsal = FishVista(fishvista_tree, "train", "identification", trait="multiple_dorsal_fin")
-    assert dorsal.labels == [0]  # −1 is not "present"
+    assert labels_of(dorsal) == [0]  # −1 is not "present"
     assert dorsal.skipped == [("a1#0.jpg", "multiple_dorsal_fin unknown")]
 
 
@@ -88,5 +91,5 @@ def test_mask_files_in_palette_or_grey(fishvista_tree, mode):
         image.putpalette([9, 8, 7] * 256)
     image.save(fishvista_tree / "segmentation_masks" / "images" / "b2#1.png")
     masks = FishVista(fishvista_tree)[1].annotation.masks
-    assert list(masks) == ["caudal fin"] and masks["caudal fin"].sum() == 300
+    assert list(masks) == ["caudal fin", "object"] and masks["caudal fin"].sum() == 300
     assert json.loads((fishvista_tree / "segmentation_masks" / "seg_id_trait_map.json").read_text())["7"]

@@ -6,9 +6,9 @@ from PIL import Image
 from finercam.data.funnybirds import FunnyBirds
 
 
-def test_parts_by_their_colours(funnybirds_tree):
+def test_parts_by_their_colours(funnybirds_tree, labels_of):
     data = FunnyBirds(funnybirds_tree)
-    assert data.labels == [0, 1, 2] and len(data.classes) == 3 and data[2].id == "test/2/000002.png"
+    assert labels_of(data) == [0, 1, 2] and len(data.classes) == 3 and data[2].id == "test/2/000002.png"
     found = data[0].annotation
     assert sorted(found.masks) == ["beak", "eye", "foot", "object", "tail", "wing"]
     assert found.masks["eye"].sum() == 30 and found.masks["beak"].sum() == 15  # two eyes, one beak
@@ -32,8 +32,10 @@ def test_telling_parts_and_contrast_mask(funnybirds_tree, refused):
     assert hidden.shape == (64, 64) and hidden.dtype == bool and not hidden.any()
     with refused("0 to 2", "not 3"):
         data.telling_parts(0, 3)
-    with refused("do not differ"):
-        data.contrast_mask(0, 0)
+    assert data.telling_parts("bird 00", 2) == ("tail", "wing")
+    with refused("'bird 0'", "'bird 00'"):
+        data.telling_parts("bird 0", 1)
+    assert not data.contrast_mask(0, 0).any()  # its own class
 
 
 def test_faults(funnybirds_tree, refused):

@@ -32,9 +32,9 @@ def test_by_word_and_by_files(kind, request):
         _ = sample.annotation
 
 
-def test_birds525_is_read_as_a_folder_with_splits(birds525_tree):
+def test_birds525_is_read_as_a_folder_with_splits(birds525_tree, labels_of):
     found = open_dataset(birds525_tree)
-    assert found.name == "birds test" and found.labels == [0, 1, 2]
+    assert found.name == "birds test" and labels_of(found) == [0, 1, 2]
 
 
 def test_options(aircraft_tree, fishvista_tree, pets_tree):
@@ -73,13 +73,13 @@ def test_unknown_words_options_and_paths(aircraft_tree, tmp_path, refused):
         open_dataset(tmp_path / "a.png")
 
 
-def test_folders_and_lists(tmp_path):
+def test_folders_and_lists(tmp_path, labels_of):
     (tmp_path / "x" / "wren").mkdir(parents=True)
     for path in ("x/wren/a.png", "x/b.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / path)
     assert open_dataset(tmp_path / "x").classes == ["wren"]
     assert open_dataset(f"pictures:{tmp_path / 'x'}")[0].id == "b.png"
-    assert open_dataset(tmp_path / "x" / "wren").labels == [None]
+    assert labels_of(open_dataset(tmp_path / "x" / "wren")) == [None]
     (tmp_path / "list.csv").write_text("x/b.png,robin\n")
     assert open_dataset(tmp_path / "list.csv").classes == ["robin"]
     (tmp_path / "a?b:c").mkdir()  # a name that looks like options
@@ -87,11 +87,16 @@ def test_folders_and_lists(tmp_path):
     assert len(open_dataset(tmp_path / "a?b:c")) == 1
 
 
+def test_fieldguide():
+    birds = open_dataset("fieldguide:3?seed=5&size=32")
+    assert isinstance(birds, ImageDataset) and len(birds) == 3 and birds[0].open().size == (32, 32)
+
+
 def test_fieldguide_is_imported_when_asked_for(monkeypatch, refused):
     asked = []
 
     class Fieldguide:
-        def __init__(self, count: int = 100, seed: int = 0, size: int = 64):
+        def __init__(self, count: int, seed: int = 0, size: int = 64):
             asked.append((count, seed, size))
 
     module = types.ModuleType("finercam.data.fieldguide")
@@ -100,6 +105,6 @@ def test_fieldguide_is_imported_when_asked_for(monkeypatch, refused):
     open_dataset("fieldguide")
     open_dataset("fieldguide:40?seed=7")
     open_dataset("fieldguide?size=96", seed=3)
-    assert asked == [(100, 0, 64), (40, 7, 64), (100, 3, 96)]
+    assert asked == [(500, 0, 64), (40, 7, 64), (500, 3, 96)]
     with refused("count='many'", "whole number"):
         open_dataset("fieldguide:many")

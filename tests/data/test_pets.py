@@ -4,9 +4,9 @@ from PIL import Image
 from finercam.data.pets import Pets
 
 
-def test_labels_trimap_and_border(pets_tree):
+def test_labels_trimap_and_border(pets_tree, labels_of):
     data = Pets(pets_tree)
-    assert data.classes == ["Abyssinian", "american bulldog"] and data.labels == [0, 1, 0]
+    assert data.classes == ["Abyssinian", "american bulldog"] and labels_of(data) == [0, 1, 0]
     found = data[0].annotation
     assert found.box == (10, 8, 50, 32) and found.masks["object"].sum() == 24 * 40
     inner = Pets(pets_tree, border=False)[0].annotation

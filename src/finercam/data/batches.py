@@ -26,7 +26,7 @@ class Batch:
     """Pictures of one shape, ready for a model, and what could not be read on the way to them.
 
     `images` is `(N, 3, H, W)`; `labels`, `ids`, `indices` (positions in the dataset) and `sizes` (`(width, height)`
-    of the picture before preprocessing) have N entries; `errors` are `(id, reason)`. N is 0 only where no picture
+    of the picture before preprocessing) have N entries; `errors` are `(index, id, reason)`. N is 0 only where no picture
     at all could be read: then one batch carries the errors.
     """
 
@@ -35,7 +35,7 @@ class Batch:
     ids: list[str]
     indices: list[int]
     sizes: list[tuple[int, int]]
-    errors: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[tuple[int, str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,7 +114,7 @@ def _reads(
 def _batches(reads: Iterator[_Read], batch_size: int) -> Iterator[Batch]:
     """Collect by shape. One batch is held back, so that errors found after the last picture still have one."""
     shelves: dict[tuple[int, ...], list[_Read]] = {}
-    errors: list[tuple[str, str]] = []
+    errors: list[tuple[int, str, str]] = []
     held: Batch | None = None
     for group in _groups(reads, shelves, errors, batch_size):
         if held is not None:
@@ -132,12 +132,12 @@ def _batches(reads: Iterator[_Read], batch_size: int) -> Iterator[Batch]:
 def _groups(
     reads: Iterator[_Read],
     shelves: dict[tuple[int, ...], list[_Read]],
-    errors: list[tuple[str, str]],
+    errors: list[tuple[int, str, str]],
     batch_size: int,
 ) -> Iterator[list[_Read]]:
     for read in reads:
         if read.image is None:
-            errors.append((read.id, read.reason))
+            errors.append((read.index, read.id, read.reason))
             continue
         shape = tuple(read.image.shape)
         shelves.setdefault(shape, []).append(read)
@@ -148,7 +148,7 @@ def _groups(
     yield from shelves.values()
 
 
-def _collate(group: list[_Read], errors: list[tuple[str, str]]) -> Batch:
+def _collate(group: list[_Read], errors: list[tuple[int, str, str]]) -> Batch:
     """A batch of these pictures, which takes along the errors met so far."""
     batch = Batch(
         torch.stack([read.image for read in group if read.image is not None]),

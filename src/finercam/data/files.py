@@ -69,11 +69,6 @@ class SampleList:
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
 
-    @property
-    def labels(self) -> list[int | None]:
-        """One label a sample, None where it is not known; no picture is opened."""
-        return [sample.label for sample in self.samples]
-
     def __str__(self) -> str:
         return (
             f"{self.name}: {len(self):,} pictures, {len(self.classes):,} classes, in {self.root}"

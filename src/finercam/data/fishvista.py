@@ -36,8 +36,8 @@ class FishVista(SampleList):
     Labels are species (`standardized_species`; classes are those of all splits of the task, sorted), or with
     `trait` one of `TRAITS` absent (0) or present (1): pictures for which it is unknown (−1 or blank) are skipped.
     Masks, where the picture has a file in `segmentation_masks/images/`, go by the names in
-    `seg_id_trait_map.json` in lower case ("dorsal fin"). There is no box and no mask of the whole fish: the
-    background is white, so finding the fish proves nothing. Pictures that are listed but not on disk are skipped
+    `seg_id_trait_map.json` in lower case ("dorsal fin"); `"object"` is all traits together, *not* the whole fish,
+    and there is no box: the background is white, so finding the fish proves nothing. Pictures that are listed but not on disk are skipped
     (about 1,000 under CC BY-ND are not distributed).
     """
 
@@ -141,4 +141,6 @@ def _annotate(path: Path, mask: Path, names: dict[int, str]) -> Annotation:
             raise FinerCAMError(f"{mask} has trait {number}, which seg_id_trait_map.json does not name")
         if number != 0:  # background
             masks[names[number]] = values == number
+    if masks:
+        masks["object"] = values != 0
     return Annotation(masks=masks)

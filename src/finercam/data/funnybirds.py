@@ -59,26 +59,22 @@ class FunnyBirds(SampleList):
         classes = [f"bird {index:02d}" for index in range(len(self._parts))]
         super().__init__(f"FunnyBirds {split}", base, classes, samples)
 
-    def telling_parts(self, c: int, d: int) -> tuple[str, ...]:
-        """The parts in which classes `c` and `d` differ, by name."""
-        for label in (c, d):
-            if not 0 <= label < len(self._parts):
-                raise FinerCAMError(f"FunnyBirds has classes 0 to {len(self._parts) - 1}, not {label}")
-        first, second = self._parts[c], self._parts[d]
+    def telling_parts(self, c: int | str, d: int | str) -> tuple[str, ...]:
+        """The parts in which classes `c` and `d` (labels or names) differ, by name; none if they are the same."""
+        first, second = self._parts[self._class(c)], self._parts[self._class(d)]
         return tuple(sorted(part for part in first.keys() | second.keys() if first.get(part) != second.get(part)))
 
-    def contrast_mask(self, index: int, rival: int) -> np.ndarray:
+    def contrast_mask(self, index: int, rival: int | str) -> np.ndarray:
         """Which pixels of picture `index` tell its class from `rival`: `(H, W)` bool, the parts' masks together.
 
-        All False where none of these parts can be seen. FinerCAMError where the part maps were not unpacked.
+        All False where none of these parts can be seen, or the rival is the picture's own class. Raises
+        FinerCAMError where the part maps were not unpacked.
         """
         import numpy as np
 
         sample = self[index]
         assert sample.label is not None  # every entry of dataset_*.json has its class
         telling = self.telling_parts(sample.label, rival)
-        if not telling:
-            raise FinerCAMError(f"classes {sample.label} and {rival} of FunnyBirds do not differ in any part")
         part_map = self.root / f"{sample.id.split('/')[0]}_part_map"
         if not part_map.is_dir():
             raise FinerCAMError(f"FunnyBirds: {part_map} is missing; contrast_mask needs the part maps")
@@ -86,6 +82,13 @@ class FunnyBirds(SampleList):
         height, width = _pixels(part_map / sample.id.split("/", 1)[1]).shape[:2]
         found = [masks[part] for part in telling if part in masks]
         return np.logical_or.reduce(found) if found else np.zeros((height, width), bool)
+
+    def _class(self, which: int | str) -> int:
+        if isinstance(which, str):
+            which = self.classes.index(pick("class", which, self.classes))
+        if not 0 <= which < len(self.classes):
+            raise FinerCAMError(f"FunnyBirds has classes 0 to {len(self.classes) - 1}, not {which}")
+        return int(which)
 
 
 def _json(path: Path) -> list[Any]:

@@ -29,6 +29,9 @@ READERS = {
 }
 """The word before the colon, and the class that reads it (imported when it is asked for)."""
 
+FIELDGUIDE_COUNT = 500
+"""Pictures of `fieldguide` where no count is given."""
+
 # A folder is of the first kind of which every pattern matches something in it.
 _MARKS = {
     "cub": ("images.txt", "image_class_labels.txt"),
@@ -47,7 +50,7 @@ def open_dataset(text: str | os.PathLike[str], split: str | None = None, **optio
       `fishvista:…?task=segmentation`, `pets:…`, `funnybirds:…`;
     - a path: one of these by its files, a folder of class folders, a folder of pictures, or a list file;
       `str(dataset)` says which it was taken for;
-    - `fieldguide` or `fieldguide:COUNT?seed=7`: the built-in benchmark.
+    - `fieldguide` or `fieldguide:COUNT?seed=7`: the built-in benchmark, 500 pictures if no COUNT is given.
 
     `split` and `options` go to the reader, and count for more than what the string says. Raises FinerCAMError for
     a word, path, split or option that is not known.
@@ -60,9 +63,9 @@ def open_dataset(text: str | os.PathLike[str], split: str | None = None, **optio
     kind, place, asked = _parse(os.fspath(text))
     asked |= {"split": split} if split is not None else {}
     asked |= options
-    if kind == "fieldguide" and place:
-        asked = {"count": place} | asked
-    elif kind != "fieldguide" and not place:
+    if kind == "fieldguide":
+        asked = {"count": place or FIELDGUIDE_COUNT} | asked
+    elif not place:
         raise FinerCAMError(f"dataset {os.fspath(text)!r} names no path; write {kind}:PATH")
     path = Path(place).expanduser()
     if not kind:
