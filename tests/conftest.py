@@ -1,0 +1,106 @@
+"""Small models whose answers are known, for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill parameters and running statistics from a generator of their own; the global one stays untouched."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.5 if parameter.ndim == 1 else (2 / parameter[0].numel()) ** 0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.2)
+            if name.endswith("running_var"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+class Gap(nn.Module):
+    """Features, their mean, a linear head: the gradient of class k is its weight row over the number of places."""
+
+    def __init__(self, classes: int = 5, channels: int = 6, stride: int = 2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, channels, 3, stride=stride, padding=1), nn.ReLU())
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean(dim=(2, 3)))
+
+
+class Cnn(nn.Module):
+    """Two stages, batch norm, dropout and in-place ReLUs: the tail after `stage1` is not linear."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6))
+        self.relu = nn.ReLU(inplace=True)
+        self.stage2 = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.stage2(self.relu(self.stage1(x)))
+        return self.head(self.drop(maps.mean(dim=(2, 3))))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.norm2(x))
+
+
+class Vit(nn.Module):
+    """Patches of 4 pixels, a CLS token that is read out, two blocks."""
+
+    def __init__(self, classes: int = 5, width: int = 8) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, width, 4, stride=4)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.Sequential(Block(width), Block(width))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
+        return self.head(self.blocks(tokens)[:, 0])
+
+
+@pytest.fixture(scope="session")
+def toys() -> Any:
+    """Factories of seeded models: `toys.gap(...)`, `toys.cnn(...)`, `toys.vit(...)`, and `toys.seeded` for others."""
+
+    def factory(kind: type[nn.Module]) -> Callable[..., nn.Module]:
+        return lambda seed=0, **options: seeded(kind(**options), seed)
+
+    return SimpleNamespace(gap=factory(Gap), cnn=factory(Cnn), vit=factory(Vit), seeded=seeded)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., Tensor]:
+    """Reproducible images: `pictures(4, size=16)` gives `(4, 3, 16, 16)`."""
+
+    def make(count: int = 4, size: int | tuple[int, int] = 16, seed: int = 0, dtype: torch.dtype = torch.float32):
+        height, width = (size, size) if isinstance(size, int) else size
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, 3, height, width, generator=generator).to(dtype)
+
+    return make
