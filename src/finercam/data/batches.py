@@ -25,9 +25,9 @@ __all__ = ["Batch", "loader"]
 class Batch:
     """Pictures of one shape, ready for a model, and what could not be read on the way to them.
 
-    `images` is `(N, 3, H, W)`; `labels`, `ids`, `indices` (positions in the dataset) and `sizes` (`(width, height)`
-    of the picture before preprocessing) have N entries; `errors` are `(index, id, reason)`. N is 0 only where no picture
-    at all could be read: then one batch carries the errors.
+    `images` is `(N, 3, H, W)`; `labels`, `ids`, `indices` (positions in the dataset) and `sizes` (`(width,
+    height)` of the picture before preprocessing) have N entries; `errors` are `(index, id, reason)`. N is 0
+    only where no picture at all could be read: then one batch carries the errors.
     """
 
     images: Tensor

@@ -37,8 +37,8 @@ class FishVista(SampleList):
     `trait` one of `TRAITS` absent (0) or present (1): pictures for which it is unknown (−1 or blank) are skipped.
     Masks, where the picture has a file in `segmentation_masks/images/`, go by the names in
     `seg_id_trait_map.json` in lower case ("dorsal fin"); `"object"` is all traits together, *not* the whole fish,
-    and there is no box: the background is white, so finding the fish proves nothing. Pictures that are listed but not on disk are skipped
-    (about 1,000 under CC BY-ND are not distributed).
+    and there is no box: the background is white, so finding the fish proves nothing. Pictures that are listed
+    but not on disk are skipped (about 1,000 under CC BY-ND are not distributed).
     """
 
     def __init__(
