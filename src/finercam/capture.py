@@ -87,7 +87,7 @@ def capture(model: nn.Module, layers: NamedLayers, images: Any, scores: Scores |
                 )
             activation = _tensor_of(output, name)
             torch.set_grad_enabled(True)  # the model may hold its backbone under no_grad; the tail needs a graph
-            if not activation.requires_grad:
+            if not kept or not activation.requires_grad:  # nothing before the first layer needs a graph
                 activation = activation.detach().requires_grad_()
             kept[name] = activation
             # What follows may write in place (ReLU(inplace=True)): it gets a copy, the kept one stays as it was.
@@ -232,5 +232,5 @@ def _describe(value: Any) -> str:
 
 
 def _lacks_batching_rule(error: RuntimeError) -> bool:
-    text = str(error)
-    return any(word in text for word in ("vmap", "batching rule", "is_grads_batched", "functorch", "BatchedTensor"))
+    text = str(error).lower()
+    return any(word in text for word in ("vmap", "batching rule", "is_grads_batched", "functorch", "batchedtensor"))

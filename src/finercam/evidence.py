@@ -91,9 +91,10 @@ class Evidence:
                 f"classes {classes[:5]} of sample {sample} were not kept: explain again, with keep='references' or "
                 "keep=[ids] for questions to come, or with keep_images=True to let ask() run the model"
             )
-        # What is not asked about must not leak in by a rounding error: gamma 0 is the plain method to the bit.
-        found = torch.where(found.abs() > 1e-12 * found.abs().amax(dim=1, keepdim=True), found, 0.0)
-        return (found / length).squeeze(2)
+        # A kept direction is its own answer: gamma 0 is the plain method to the bit, no rounding errors leak in.
+        same = (self.directions == direction[:, None]).all(dim=2)
+        first = same & (same.cumsum(dim=1) == 1)
+        return torch.where(same.any(dim=1, keepdim=True), first.to(kept), (found / length).squeeze(2))
 
     def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
