@@ -1,0 +1,71 @@
+"""Results on disk: one Parquet part a batch, written whole or not at all, so that a run can go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finercam.errors import FinerCAMError
+
+__all__ = ["Shards"]
+
+
+class Shards:
+    """A folder `parts/` beside `settings.json`; a run with other settings does not mix with what is there."""
+
+    def __init__(self, out: Path, settings: dict[str, Any], redo: bool = False) -> None:
+        self.out, self.parts = out, out / "parts"
+        written = out / "settings.json"
+        if redo and self.parts.exists():
+            shutil.rmtree(self.parts)
+            written.unlink(missing_ok=True)
+        if written.exists():
+            before = json.loads(written.read_text())
+            changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+            if changed:
+                raise FinerCAMError(
+                    f"{out} holds results of other settings ({', '.join(changed)}); choose another --out, or pass --redo"
+                )
+        self.parts.mkdir(parents=True, exist_ok=True)
+        write_whole(written, json.dumps(settings, indent=2, sort_keys=True))
+
+    def done(self) -> set[int]:
+        """Positions in the dataset that have their rows already, or an error on record."""
+        import pyarrow.parquet as pq
+
+        found: set[int] = set()
+        for part in sorted(self.parts.glob("*.parquet")):
+            found.update(pq.read_table(part, columns=["index"])["index"].to_pylist())
+        return found
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Write the rows of one batch under the position of its first picture."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not rows:
+            return
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = pa.table({key: [row.get(key) for row in rows] for key in columns})
+        part = self.parts / f"{min(row['index'] for row in rows):08d}.parquet"
+        pq.write_table(table, part.with_suffix(".writing"))
+        part.with_suffix(".writing").replace(part)
+
+    def table(self) -> Any:
+        """All rows as one pyarrow table, in the dataset's order."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        parts = [pq.read_table(part) for part in sorted(self.parts.glob("*.parquet"))]
+        if not parts:
+            raise FinerCAMError(f"{self.out}: no picture could be evaluated")
+        return pa.concat_tables(parts, promote_options="permissive")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old one or the new one, never a part."""
+    writing = path.with_name(path.name + ".writing")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(path)

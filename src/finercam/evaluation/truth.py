@@ -1,0 +1,67 @@
+"""What is known about a batch of pictures: where the object is, and which pixels tell two classes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finercam import metrics
+from finercam.data.sample import Annotation, ImageDataset
+from finercam.images import Preprocess
+
+__all__ = ["Truth", "read_truth"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """`objects (N, H, W)` from masks or boxes, `telling (N, H, W)` for each picture's rival; None where unknown.
+
+    A picture without its own annotation has an empty mask, which every measure answers with NaN.
+    """
+
+    objects: Tensor | None
+    objects_are: str
+    telling: Tensor | None
+
+
+def read_truth(
+    dataset: ImageDataset,
+    indices: Sequence[int],
+    pictures: Sequence[tuple[int, int]],
+    rivals: Sequence[int],
+    prepare: Preprocess,
+    size: tuple[int, int],
+) -> Truth:
+    """The annotation of some pictures, `(width, height)` each, in pixels `size` (H, W) of the tensors of them."""
+    notes = [dataset[index].annotation for index in indices]
+    contrast_mask = getattr(dataset, "contrast_mask", None)
+    objects, telling = [], []
+    for index, picture, rival, note in zip(indices, pictures, rivals, notes, strict=True):
+        masks = {"object": note.masks["object"]} if "object" in note.masks else {}
+        if contrast_mask is not None and rival >= 0:
+            masks["telling"] = np.asarray(contrast_mask(index, rival), dtype=bool)
+        placed = prepare.annotation(Annotation(box=note.box, masks=masks), picture)
+        objects.append(_object(placed, size))
+        telling.append(placed.masks.get("telling"))
+    masked = any("object" in note.masks for note in notes)
+    return Truth(
+        objects=_stack(objects, size) if any(o is not None for o in objects) else None,
+        objects_are="mask" if masked else "box",
+        telling=None if contrast_mask is None else _stack(telling, size),
+    )
+
+
+def _object(note: Annotation, size: tuple[int, int]) -> np.ndarray | None:
+    if "object" in note.masks:
+        return note.masks["object"]
+    if note.box is None:
+        return None
+    return metrics.box_masks(torch.tensor([note.box]), size)[0].numpy()
+
+
+def _stack(masks: Sequence[np.ndarray | None], size: tuple[int, int]) -> Tensor:
+    return torch.from_numpy(np.stack([np.zeros(size, bool) if mask is None else mask for mask in masks]))

@@ -1,0 +1,218 @@
+"""evaluate, on a made dataset of coloured squares whose deciding pixels are known."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from finercam.data.sample import Annotation, Sample
+from finercam.errors import FinerCAMError
+from finercam.evaluation import evaluate
+from finercam.evaluation.summary import CHANCE, CONTROL
+from finercam.images import Preprocess
+from finercam.models import LoadedModel
+
+SIZE = 16
+
+
+def _picture(index: int) -> np.ndarray:
+    pixels = np.random.default_rng(index).integers(90, 140, (SIZE, SIZE, 3), dtype=np.uint8)
+    pixels[4:12, 4:12] += 40  # the object, alike in all classes
+    pixels[5:8, 5:8, index % 3] = 250  # what tells the classes apart
+    return pixels
+
+
+def _load(index: int, broken: frozenset[int]) -> Image.Image:
+    if index in broken:
+        raise FinerCAMError(f"picture {index} is broken")
+    return Image.fromarray(_picture(index))
+
+
+def _annotate() -> Annotation:
+    whole = np.zeros((SIZE, SIZE), bool)
+    whole[4:12, 4:12] = True
+    return Annotation(box=(4, 4, 12, 12), masks={"object": whole})
+
+
+class Squares:
+    """12 pictures, 3 classes; class 2 is no sibling of the others."""
+
+    name = "squares"
+
+    def __init__(self, count: int = 12, broken: tuple[int, ...] = ()) -> None:
+        self.classes = ["red", "green", "blue"]
+        self.count, self.broken = count, frozenset(broken)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(f"{index}.png", index % 3, partial(_load, index, self.broken), _annotate)
+
+    def siblings(self, c: int) -> list[int]:
+        return {0: [1], 1: [0], 2: []}[c]
+
+    def contrast_mask(self, index: int, rival: int) -> np.ndarray:
+        mask = np.zeros((SIZE, SIZE), bool)
+        mask[5:8, 5:8] = rival != index % 3
+        return mask
+
+
+class NoAnnotation(Squares):
+    contrast_mask = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        del type(self).contrast_mask
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(f"{index}.png", index % 3, partial(_load, index, self.broken))
+
+
+@pytest.fixture
+def model() -> LoadedModel:
+    """Colour channels, pooled, are the logits: the closed form of everything is known."""
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(3)[:, :, None, None])
+        net[0].bias.zero_()
+        net[4].weight.copy_(8 * torch.eye(3) + 4)
+        net[4].bias.zero_()
+    prepare = Preprocess((SIZE, SIZE), mode="squash", mean=(0.4,) * 3, std=(0.2,) * 3)
+    return LoadedModel(net.eval(), prepare, ["red", "green", "blue"], "squares-net")
+
+
+def _find(lines, method, contrast, metric):
+    (line,) = [x for x in lines if (x.method, x.contrast, x.metric) == (method, contrast, metric)]
+    return line
+
+
+def test_contrast_finds_the_deciding_pixels_and_controls_lie_at_chance(tmp_path, model):
+    lines = evaluate(
+        Squares(), model, tmp_path, ["gradcam", "layercam"], ["plain", "pair"], ["contrastive", "localisation"]
+    )
+    plain = _find(lines, "gradcam", "plain", "discriminative_energy")
+    pair = _find(lines, "gradcam", "pair", "discriminative_energy")
+    assert pair.mean > 1.2 * plain.mean
+    assert pair.difference == pytest.approx(pair.mean - plain.mean)
+    assert pair.difference_low <= pair.difference <= pair.difference_high
+    for metric, share in (("discriminative_energy", 9 / 256), ("energy", 64 / 256)):
+        assert _find(lines, CHANCE, "", metric).mean == pytest.approx(share)
+        assert _find(lines, CONTROL, "uniform", metric).mean == pytest.approx(share)
+        assert _find(lines, CONTROL, "shuffled", metric).mean == pytest.approx(share, rel=0.35)
+    assert np.isnan(_find(lines, CONTROL, "uniform", "energy").difference)
+
+
+def test_gamma_zero_is_the_plain_method_to_the_last_digit(tmp_path, model):
+    evaluate(
+        Squares(), model, tmp_path, ["gradcam", "gradcam++"], ["similar:2:0", "predicted:1:0"], ["contrastive", "rd"]
+    )
+    rows = pq.read_table(next((tmp_path / "parts").glob("*.parquet"))).to_pylist()
+    for method in ("gradcam", "gradcam++"):
+        for index in range(12):
+            mine = [r for r in rows if r["index"] == index and r["method"] == method]
+            first = {k: v for k, v in mine[0].items() if k != "contrast"}
+            assert len(mine) == 3
+            for other in mine[1:]:
+                assert json.dumps(first) == json.dumps({k: v for k, v in other.items() if k != "contrast"})
+
+
+def test_one_capture_serves_all_methods_and_contrasts(tmp_path, model):
+    runs: list[int] = []
+    model.model[4].register_forward_hook(lambda *_: runs.append(1))
+    methods = ["gradcam", "layercam", "xgradcam", "hirescam"]
+    asks = ["plain", "paper", "pair", "random", "all:3:1:probability"]
+    evaluate(Squares(), model, tmp_path, methods, asks, ["contrastive"], batch_size=6)
+    # one for each of two batches, and one of a single picture to find the target layer
+    assert len(runs) == 3
+
+
+def test_stopped_and_called_again_gives_the_rows_of_an_undisturbed_run(tmp_path, model):
+    def stop(at: int, count: int) -> None:
+        if at >= 5:
+            raise KeyboardInterrupt
+
+    options = {"groups": ["rd", "contrastive"], "contrasts": ["paper", "random"], "batch_size": 5}
+    whole = evaluate(Squares(), model, tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Squares(), model, tmp_path / "cut", progress=stop, **options)
+    assert len(list((tmp_path / "cut" / "parts").glob("*.parquet"))) == 1
+    assert json.dumps([vars(x) for x in evaluate(Squares(), model, tmp_path / "cut", **options)]) == json.dumps(
+        [vars(x) for x in whole]
+    )
+
+
+def test_other_settings_are_refused_and_redone_when_asked(tmp_path, model):
+    evaluate(Squares(), model, tmp_path, groups=["shape"])
+    with pytest.raises(FinerCAMError, match=r"other settings \(seed\)"):
+        evaluate(Squares(), model, tmp_path, groups=["shape"], seed=1)
+    evaluate(Squares(), model, tmp_path, groups=["shape"], seed=1, redo=True)
+    assert json.loads((tmp_path / "settings.json").read_text())["seed"] == 1
+
+
+def test_a_picture_that_cannot_be_read_is_counted_and_the_rest_goes_on(tmp_path, model):
+    lines = evaluate(Squares(broken=(4,)), model, tmp_path, groups=["shape"], batch_size=4)
+    assert _find(lines, "gradcam", "plain", "sparseness").pictures == 11
+    assert "1 unreadable" in (tmp_path / "summary.md").read_text()
+    seen: list[int] = []
+    evaluate(
+        Squares(broken=(4,)), model, tmp_path, groups=["shape"], batch_size=4, progress=lambda a, n: seen.append(a)
+    )
+    assert seen == []  # nothing is left to do, the broken picture included
+
+
+def test_annotation_that_the_data_lack_is_one_clear_line(tmp_path, model):
+    with pytest.raises(FinerCAMError, match="'localisation' needs boxes or object masks, and squares has none"):
+        evaluate(NoAnnotation(), model, tmp_path, groups=["localisation"])
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contrasts": ["similr"]}, "Did you mean 'similar'"),
+        ({"contrasts": ["similar:x"]}, "expected numbers"),
+        ({"contrasts": ["similar:3:-1"]}, "gamma of at least 0"),
+        ({"groups": ["rdd"]}, "metric 'rdd'"),
+        ({"methods": ["gradcan"]}, "Did you mean 'gradcam'"),
+        ({"target": "truth"}, "'label' or 'prediction'"),
+    ],
+)
+def test_bad_words_are_refused_before_any_work(tmp_path, model, options, message):
+    with pytest.raises(FinerCAMError, match=message):
+        evaluate(Squares(), model, tmp_path, **options)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_labels_of_another_model_cannot_be_targets(tmp_path, model):
+    other = LoadedModel(model.model, model.preprocess, ["a", "b", "c"], "other")
+    with pytest.raises(FinerCAMError, match="labels cannot be targets"):
+        evaluate(Squares(), other, tmp_path)
+
+
+def test_every_group_gives_its_columns(tmp_path, model):
+    groups = ["rd", "deletion", "insertion", "kept", "road", "localisation", "contrastive", "shape"]
+    lines = evaluate(Squares(6), model, tmp_path, ["gradcam", "scorecam"], ["pair"], groups, steps=4, fill="black")
+    columns = {line.metric for line in lines}
+    expected = {
+        "rd@5% rival",
+        "rd/p@10% similar",
+        "deletion",
+        "insertion",
+        "road",
+        "average drop",
+        "iou@50%",
+        "complexity",
+    }
+    assert expected <= columns
+    head = (tmp_path / "summary.md").read_text().splitlines()[0]
+    assert "squares-net" in head and "black" in head and "6 pictures" in head
+    assert (tmp_path / "summary.csv").read_text().startswith("method,contrast,metric,mean")
+    json.loads((tmp_path / "summary.json").read_text())
