@@ -24,10 +24,12 @@ def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...]
     if names is None:
         return None
     if isinstance(names, Mapping):
-        given = {int(index): name for index, name in names.items()}
-        names = [given.get(index, "") for index in range(len(given))]
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-        raise FinerCAMError("class_names: expected one name (str) for each class, in the order of the logits")
+        given = {str(index): name for index, name in names.items()}  # a JSON file's keys are strings
+        names = [given.get(str(index), None) for index in range(len(given))]  # type: ignore[misc]
+    if isinstance(names, str) or not hasattr(names, "__iter__") or not all(isinstance(n, str) for n in names):
+        raise FinerCAMError(
+            "class_names: expected one name (str) for each class, in the order of the logits, or a mapping from ids 0…"
+        )
     return tuple(names)
 
 
