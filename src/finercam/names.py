@@ -23,14 +23,15 @@ def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...]
     """
     if names is None:
         return None
+    listed: Any = names
     if isinstance(names, Mapping):
         given = {str(index): name for index, name in names.items()}  # a JSON file's keys are strings
-        names = [given.get(str(index), None) for index in range(len(given))]  # type: ignore[misc]
-    if isinstance(names, str) or not hasattr(names, "__iter__") or not all(isinstance(n, str) for n in names):
+        listed = [given.get(str(index)) for index in range(len(given))]
+    if isinstance(listed, str) or not hasattr(listed, "__iter__") or not all(isinstance(n, str) for n in listed):
         raise FinerCAMError(
             "class_names: expected one name (str) for each class, in the order of the logits, or a mapping from ids 0…"
         )
-    return tuple(names)
+    return tuple(listed)
 
 
 def class_id(asked: Any, names: Sequence[str] | None, num_classes: int, what: str = "class") -> int:
