@@ -56,15 +56,14 @@ def read_image(
     ...
     finercam.errors.FinerCAMError: 10 bytes given as a picture: no known picture format (JPEG, PNG, ...)
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     name, opened = _source(source)
     try:
         with Image.open(opened) as image:
             _check(image, max_pixels)
             image.load()
-            turned = ImageOps.exif_transpose(image) if upright else image
-            return _to_rgb(turned, background)
+            return _to_rgb(_turned(image) if upright else image, background)
     except FinerCAMError as error:
         raise FinerCAMError(f"{name}: {error}") from None
     except Exception as error:  # Pillow's plugins raise almost anything on broken data
@@ -80,7 +79,7 @@ def image_size(source: Source, *, upright: bool = True) -> tuple[int, int]:
         with Image.open(opened) as image:
             _check(image, MAX_PIXELS)
             width, height = image.size
-            on_its_side = upright and image.getexif().get(0x0112) in (5, 6, 7, 8)
+            on_its_side = upright and _orientation(image) in (5, 6, 7, 8)
             return (height, width) if on_its_side else (width, height)
     except FinerCAMError as error:
         raise FinerCAMError(f"{name}: {error}") from None
@@ -133,6 +132,22 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise FinerCAMError(
             f"{image.width}×{image.height} is more than the limit of {max_pixels:,} pixels; shrink it first"
         )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; a tag that cannot be read does not make the picture unreadable."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:
+        return 1
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    ways = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    orientation = _orientation(image)
+    return image.transpose(Image.Transpose[ways[orientation - 2]]) if 2 <= orientation <= 8 else image
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -4,7 +4,8 @@ import types
 import pytest
 from PIL import Image
 
-from finercam.data import ImageDataset, open_dataset
+from finercam.data import ImageDataset, loader, open_dataset
+from finercam.images import Preprocess
 
 TREES = {
     "cub": "CUB-200-2011 test",
@@ -30,6 +31,27 @@ def test_by_word_and_by_files(kind, request):
     for sample in data:
         assert sample.open().mode == "RGB"
         _ = sample.annotation
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize(
+    "prepare",
+    [Preprocess((24, 24), crop_ratio=0.875), Preprocess((20, 28), "squash"), Preprocess(mode="native", multiple=8)],
+    ids=lambda prepare: prepare.mode,
+)
+def test_annotations_fit_the_tensors_of_the_loader(kind, prepare, request):
+    data = open_dataset(f"{kind}:{request.getfixturevalue(f'{kind}_tree')}")
+    seen = 0
+    for batch in loader(data, prepare, 2):
+        assert not batch.errors
+        for index, size in zip(batch.indices, batch.sizes, strict=True):
+            found = prepare.annotation(data[index].annotation, size)
+            height, width = batch.images.shape[2:]
+            assert all(mask.shape == (height, width) for mask in found.masks.values())
+            if found.box is not None:
+                assert 0 <= found.box[0] < found.box[2] <= width and 0 <= found.box[1] < found.box[3] <= height
+            seen += 1
+    assert seen == len(data)
 
 
 def test_birds525_is_read_as_a_folder_with_splits(birds525_tree, labels_of):
