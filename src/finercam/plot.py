@@ -1,0 +1,22 @@
+"""Pictures of an explanation: matplotlib figures for sheets and curves, Pillow images for overlays.
+
+Figures hold no global state (no pyplot), need no display, and are saved by `figure.savefig(…)`.
+"""
+
+from finercam.view.blend import contour, heat, overlay, signed
+from finercam.view.curves import curves
+from finercam.view.questions import closest, difference, gamma_strip, pair, panel, reference_grid
+
+__all__ = [
+    "closest",
+    "contour",
+    "curves",
+    "difference",
+    "gamma_strip",
+    "heat",
+    "overlay",
+    "pair",
+    "panel",
+    "reference_grid",
+    "signed",
+]

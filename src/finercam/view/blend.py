@@ -1,0 +1,141 @@
+"""A map laid on its photo: overlay, signed overlay, contour lines. Plain Pillow images, at the photo's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finercam.errors import FinerCAMError
+from finercam.maps import upsample
+from finercam.view.colours import evidence_colours, opacity, signed_colours
+
+__all__ = ["contour", "heat", "overlay", "pixels", "signed"]
+
+LEVELS = (0.25, 0.5, 0.75)
+
+
+def overlay(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0.0) -> Image.Image:
+    """The photo, tinted where there is evidence: as strong as the evidence, and untouched where it is zero.
+
+    `image` is a PIL image or an array `(H, W, 3)`, uint8 or floats in [0, 1]; `evidence` a map `(h, w)` in [0, 1]
+    (tensor or array) of any resolution. Nothing is rescaled: a blank map leaves the photo as it is, and what lies
+    outside [0, 1] is clipped. `strongest` in [0, 1] is the opacity at 1; `mute` in [0, 1] takes away that much of
+    the photo's own colour, so that the colours to be seen are the map's.
+
+    Raises FinerCAMError for a picture or map of another shape or with NaN.
+
+    >>> photo = Image.new("RGB", (8, 8), "green")
+    >>> overlay(photo, np.zeros((2, 2))) == photo
+    True
+    """
+    return _blend(_muted(pixels(image), mute), evidence, evidence_colours, strongest, low=0.0)
+
+
+def signed(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0.0) -> Image.Image:
+    """The photo, orange where the map `(h, w)` in [-1, 1] speaks for the target and blue where it speaks against it.
+
+    Symmetric around 0, where the photo stays as it is. Arguments and errors as in `overlay`.
+
+    >>> photo = Image.new("RGB", (8, 8), "white")
+    >>> signed(photo, np.ones((2, 2))).getpixel((0, 0)) != signed(photo, -np.ones((2, 2))).getpixel((0, 0))
+    True
+    """
+    return _blend(_muted(pixels(image), mute), evidence, signed_colours, strongest, low=-1.0)
+
+
+def contour(image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, width: float = 2.0) -> Image.Image:
+    """The photo with lines where the map `(h, w)` in [0, 1] passes `levels`, `width` pixels wide; else untouched.
+
+    Each line is in the colour of its level, on a dark edge that shows on any photo. Errors as in `overlay`.
+
+    >>> photo = Image.new("RGB", (8, 8), "green")
+    >>> contour(photo, np.zeros((2, 2))) == photo
+    True
+    """
+    from contourpy import contour_generator
+    from PIL import ImageDraw
+
+    photo = pixels(image)
+    values = _on_grid(evidence, photo.shape[:2], low=0.0)
+    if any(not 0 < level < 1 for level in levels):
+        raise FinerCAMError(f"levels={tuple(levels)}: expected numbers between 0 and 1")
+    finer = 3  # drawn larger and shrunk: Pillow's lines have no smooth edges of their own
+    # a rim of zeros closes the lines at the picture's edge
+    lines = contour_generator(z=np.pad(values, 1))
+    paths = {level: lines.lines(level) for level in sorted(levels)}
+    if not any(len(found) for found in paths.values()):
+        return Image.fromarray(photo)
+    sheet = Image.new("RGBA", (photo.shape[1] * finer, photo.shape[0] * finer), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(sheet)
+    strokes = [(round(finer * width * 1.9), None), (round(finer * width), evidence_colours)]
+    for stroke, colours in strokes:
+        for level, found in paths.items():
+            colour = np.rint(255 * colours(np.array([level]))[0]) if colours else np.array([10, 5, 20])
+            for path in found:
+                # contourpy counts from the centre of the rim's first pixel
+                corners = [tuple(xy) for xy in (np.asarray(path) - 0.5) * finer]
+                draw.line(corners, fill=(*colour.astype(int).tolist(), 255), width=stroke, joint="curve")
+    drawn = sheet.resize((photo.shape[1], photo.shape[0]), Image.Resampling.BOX)
+    return Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), drawn).convert("RGB")
+
+
+def heat(evidence: Any, size: tuple[int, int] | None = None) -> Image.Image:
+    """The map `(h, w)` in [0, 1] alone, in colours on black, at `size` (H, W) or its own.
+
+    >>> heat(np.zeros((2, 2)), size=(4, 6)).getpixel((0, 0))
+    (0, 0, 0)
+    """
+    shape = np.shape(evidence) if size is None else size
+    return overlay(np.zeros((shape[-2], shape[-1], 3), np.uint8), evidence, strongest=1.0)
+
+
+def pixels(image: Any) -> np.ndarray:
+    """A picture as uint8 `(H, W, 3)`: from a PIL image, or an array, uint8 or floats in [0, 1], grey or RGB."""
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise FinerCAMError(
+            f"a picture of shape {array.shape}: expected a PIL image or an array (H, W, 3); preprocess.inverse(tensor) "
+            "turns what a model takes into one"
+        )
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    low, high = (float(array.min()), float(array.max())) if array.dtype.kind == "f" else (0.0, 2.0)
+    if not (low >= 0 and high <= 1):  # also refuses NaN
+        raise FinerCAMError(
+            f"a picture of {array.dtype} with values {array.min()} to {array.max()}: expected uint8, or floats in [0, 1]"
+        )
+    return np.rint(array * 255).astype(np.uint8)
+
+
+def _muted(photo: np.ndarray, mute: float) -> np.ndarray:
+    if mute == 0:
+        return photo
+    grey = np.asarray(Image.fromarray(photo).convert("L"))[..., None]
+    return np.rint((1 - mute) * photo + mute * grey).astype(np.uint8)
+
+
+def _blend(
+    photo: np.ndarray, evidence: Any, colours: Callable[[np.ndarray], np.ndarray], strongest: float, low: float
+) -> Image.Image:
+    values = _on_grid(evidence, photo.shape[:2], low)
+    alpha = opacity(values, strongest)[..., None]
+    return Image.fromarray(np.rint((1 - alpha) * photo + alpha * 255 * colours(values)).astype(np.uint8))
+
+
+def _on_grid(evidence: Any, size: tuple[int, int], low: float) -> np.ndarray:
+    """The map at the photo's size, clipped to [low, 1]."""
+    values = torch.as_tensor(evidence).detach().cpu().float()
+    if values.ndim != 2 or 0 in values.shape:
+        raise FinerCAMError(f"a map of shape {tuple(values.shape)}: expected one map (H, W); take answer.maps[i]")
+    if not np.isfinite(values.numpy()).all():
+        raise FinerCAMError("the map holds NaN or infinite values; expected [0, 1], or [-1, 1] for a signed one")
+    return upsample(values[None], size)[0].clamp(low, 1).numpy()

@@ -1,0 +1,281 @@
+"""An explanation as a sheet: the panel, a strip over gamma, a column for each rival, and the pair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finercam.errors import FinerCAMError
+from finercam.evidence import NotKept
+from finercam.maps import peak, upsample
+from finercam.names import label
+from finercam.references import NONE
+from finercam.view.blend import overlay, pixels, signed
+from finercam.view.sheet import Cell, Line, sheet
+from finercam.view.shown import Display, shown
+from finercam.view.text import common, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from finercam.explanation import Explanation
+
+__all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "reference_grid"]
+
+MUTE = 0.85
+"""How much of its own colour a photo loses under a map; the sheet shows it in full beside."""
+
+MOST_NAMED = 3
+"""References named under a picture; of more, the number is told."""
+
+
+def panel(
+    answer: Explanation, image: Any = None, example: Any = None, *, preprocess: Display | None = None
+) -> Figure:
+    """The whole answer, a row for each image: photo, plain method, finer, finer against the closest class, signed.
+
+    `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the images that were kept.
+    `example` is a picture of the closest reference class, or one for each image. What can't be answered from the
+    kept evidence is left out and says so. Raises FinerCAMError for pictures that do not fit the explanation.
+    """
+    photos = shown(answer, image, preprocess)
+    examples = _per_sample(example, len(answer))
+    rows = [_panel_row(one, *seen) for one, *seen in zip(answer, photos, examples, strict=True)]
+    return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer))
+
+
+def gamma_strip(
+    answer: Explanation,
+    gammas: Sequence[float] = (0.0, 0.3, 0.6, 0.9, 1.2),
+    image: Any = None,
+    *,
+    preprocess: Display | None = None,
+) -> Figure:
+    """The same question at several strengths, a row for each image: from the plain map (0) to the finest."""
+    photos = shown(answer, image, preprocess)
+    asked = [answer.ask(gamma=float(gamma)) for gamma in gammas]
+    rows = []
+    for sample, photo in enumerate(photos):
+        cells = [_heat(photo, one[sample], f"γ = {gamma:g}") for gamma, one in zip(gammas, asked, strict=True)]
+        rows.append([_photo(photo, answer[sample]), *cells])
+    return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer, gamma=False))
+
+
+def reference_grid(answer: Explanation, image: Any = None, *, preprocess: Display | None = None) -> Figure:
+    """One column for each rival of one image: finer against that class alone, and below it the signed difference.
+
+    Raises FinerCAMError for an explanation of several images (take `answer[i]`) or without references.
+    """
+    _single(answer, "reference_grid")
+    photo = shown(answer, image, preprocess)[0]
+    upper: list[Cell] = [_photo(photo, answer)]
+    lower: list[Cell] = [Cell(None, "")]
+    for place, d in enumerate(_rivals(answer)):
+        similarity = float(answer.similarity[0, place])
+        near = () if np.isnan(similarity) else (Line(f"similarity {similarity:.2f}", lines=1),)
+        rival = torch.tensor([d])
+        upper.append(_against(photo, answer, rival, near))
+        lower.append(_signed(photo, answer, rival, title=""))
+    return sheet([upper, lower], f"Why {_name(answer)}, and not each of its rivals?", _how(answer))
+
+
+def pair(answer: Explanation, against: Any = None, image: Any = None, *, preprocess: Display | None = None) -> Figure:
+    """Two classes of one image at gamma 1: what speaks for the one, what for the other, and both in one map.
+
+    `against` is a class id or name; None takes the closest reference. Raises FinerCAMError for an explanation of
+    several images (take `answer[i]`), and where the evidence does not hold the reverse question.
+    """
+    _single(answer, "pair")
+    photo = shown(answer, image, preprocess)[0]
+    one = answer if against is None else answer.ask(against=[against])
+    forward, reverse = _both_ways(one, closest(one))
+    c, d = _name(forward), _name(reverse)
+    peaks = [float(side.signed.max().clamp(min=0)) for side in (forward, reverse)]
+    # each map is scaled by its own peak: without this the weak side would look as strong as the other
+    weaker = Line(f"peak {percent(min(peaks) / max(*peaks, 1e-30))} of the other side's", lines=1)
+    notes = [((weaker,) if own < other else ()) for own, other in (peaks, peaks[::-1])]
+    cells = [
+        _photo(photo, answer),
+        _heat(photo, forward, f"For {c}", (_itself(forward), *notes[0])),
+        _heat(photo, reverse, f"For {d}", (_itself(reverse), *notes[1])),
+        Cell(_tint(photo, _difference(forward, reverse)[0]), "Both", bar=(d, c), signed=True),
+    ]
+    return sheet([cells], f"{c}, or {d}?", _how(forward))
+
+
+def closest(answer: Explanation) -> Tensor:
+    """Each sample's reference nearest to its target: the most similar one, or else the one with the highest logit.
+
+    `(N,)`, -1 where a sample has no reference.
+    """
+    references, similarity = answer.references.cpu(), answer.similarity.cpu()
+    if references.shape[1] == 0:
+        return torch.full((len(answer),), NONE)
+    logits = answer.logits.detach().cpu().double().gather(1, references.clamp(min=0))
+    unknown = (similarity.isnan() & (references != NONE)).any(1, keepdim=True)
+    score = torch.where(unknown, logits, similarity.double()).masked_fill(references == NONE, -torch.inf)
+    return references.gather(1, score.nan_to_num(nan=-torch.inf).argmax(1, keepdim=True)).squeeze(1)
+
+
+def difference(answer: Explanation, rival: Tensor | None = None) -> Tensor:
+    """What speaks for the target (+) and for one rival (-), `(N, H, W)` in [-1, 1], on one scale.
+
+    `ReLU(S_c|d) - ReLU(S_d|c)` at gamma 1; for methods linear in the contrast that is `S_c - S_d` itself. `rival (N,)`
+    are class ids, the closest references if None. Raises NotKept where the evidence holds no reverse question.
+    """
+    return _difference(*_both_ways(answer, closest(answer) if rival is None else rival))
+
+
+def _panel_row(answer: Explanation, photo: np.ndarray, example: Any) -> list[Cell]:
+    rivals, rival = _rivals(answer), closest(answer)
+    row = [_photo(photo, answer)]
+    if example is not None:
+        row.append(Cell(pixels(example), "Example", (Line(_class(answer, int(rival)), lines=3),)))
+    row.append(_heat(photo, answer.plain, f"Plain {answer.method}", (Line("for " + _name(answer)),)))
+    if not rivals:
+        return row
+    row.append(_heat(photo, answer, f"Finer, γ = {float(answer.gamma[0]):g}", _rather(answer)))
+    if len(rivals) > 1:
+        row.append(_against(photo, answer, rival))
+    row.append(_signed(photo, answer, rival, "Signed difference, γ = 1"))
+    return row
+
+
+def _photo(photo: np.ndarray, answer: Explanation) -> Cell:
+    best = int(answer.logits[0].argmax())
+    p = percent(float(answer.probabilities[0, best]))
+    return Cell(photo, "Photo", (Line(f"predicted: {_class(answer, best)}", f", {p}", lines=3),))
+
+
+def _heat(photo: np.ndarray, answer: Explanation, title: str, notes: tuple[Line, ...] = ()) -> Cell:
+    evidence = answer.maps[0]
+    if not bool((evidence > 0).any()):
+        notes = (Line(f"nothing speaks for {_name(answer)}", lines=3), *notes)
+    return Cell(np.asarray(overlay(photo, evidence, mute=MUTE)), title, notes, bar=("no evidence", "its peak"))
+
+
+def _against(photo: np.ndarray, answer: Explanation, rival: Tensor, notes: tuple[Line, ...] = ()) -> Cell:
+    try:
+        one = answer.ask(against=rival[:, None])
+    except NotKept:
+        return _not_kept("Finer, one rival")
+    return _heat(photo, one, "Finer, one rival", (*_rather(one), *notes))
+
+
+def _signed(photo: np.ndarray, answer: Explanation, rival: Tensor, title: str) -> Cell:
+    c, d = _name(answer), _class(answer, int(rival))
+    try:
+        both = difference(answer, rival)[0]
+    except NotKept:
+        return _not_kept(title)
+    notes = (Line(f"for {c}, or for {d}", lines=3),) if title else ()
+    return Cell(_tint(photo, both), title, notes, bar=(d, c), signed=True)
+
+
+def _not_kept(title: str) -> Cell:
+    return Cell(None, title, (Line("the evidence for this was not kept: explain with keep='references'", lines=3),))
+
+
+def _both_ways(answer: Explanation, rival: Tensor) -> tuple[Explanation, Explanation]:
+    if bool((rival == NONE).any()):
+        raise FinerCAMError("the explanation has no reference to hold the target against; give a class as against=")
+    forward = answer.ask(against=rival[:, None], gamma=1.0, weights="mean")
+    return forward, forward.reverse()
+
+
+def _difference(forward: Explanation, reverse: Explanation) -> Tensor:
+    both = forward.signed.clamp(min=0) - reverse.signed.clamp(min=0)
+    large = upsample(both.float(), forward.setting.image_size)
+    return large / peak(large.abs())
+
+
+def _tint(photo: np.ndarray, evidence: Tensor) -> np.ndarray:
+    return np.asarray(signed(photo, evidence, mute=MUTE))
+
+
+def _rather(answer: Explanation) -> tuple[Line, ...]:
+    """`rather than …`, a line for each of the first few references."""
+    rivals = _rivals(answer)
+    notes = [
+        Line(("rather than " if first == 0 else "or ") + _class(answer, d), f", {_probability(answer, d)}")
+        for first, d in enumerate(rivals[:MOST_NAMED])
+    ]
+    if len(rivals) > MOST_NAMED:
+        notes.append(Line(f"or {len(rivals) - MOST_NAMED} more", lines=1))
+    return tuple(notes)
+
+
+def _itself(answer: Explanation) -> Line:
+    return Line(f"rather than {_class(answer, _rivals(answer)[0])}; itself", f" {_target_probability(answer)}", 3)
+
+
+def _target_probability(answer: Explanation) -> str:
+    return _probability(answer, int(answer.target[0]))
+
+
+def _question(answer: Explanation) -> str:
+    names = answer.reference_names[0]
+    c, p = _name(answer), _target_probability(answer)
+    if not names:
+        return f"Why {c} ({p})?"
+    more = f" (or {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"Why {c} ({p}), and not {_class(answer, int(closest(answer)))}{more}?"
+
+
+def _how(answer: Explanation, gamma: bool = True) -> str:
+    """How it was made, in one line."""
+    strengths = sorted({round(value, 4) for value in answer.gamma.tolist()})
+    strength = f", γ {' / '.join(f'{value:g}' for value in strengths[:4])}" if gamma else ""
+    picked = "references given" if answer.setting.strategy == "explicit" else f"references {answer.setting.strategy}"
+    height, width = answer.signed.shape[-2:]
+    return (
+        f"finercam: {answer.method} at {', '.join(answer.layers)} ({height}×{width}){strength}, "
+        f"weights {answer.contrast.weights}, {picked}. Each map is divided by its own peak; 0 is untouched."
+    )
+
+
+def _rivals(answer: Explanation) -> list[int]:
+    return [d for d in answer.references[0].tolist() if d != NONE]
+
+
+def _name(answer: Explanation) -> str:
+    return _class(answer, int(answer.target[0]))
+
+
+def _class(answer: Explanation, index: int) -> str:
+    """The common name alone where it says which class it is; the scientific one before it would fill the line."""
+    names = answer.setting.class_names
+    return _commons(names)[index] if names is not None else label(index, None)
+
+
+@lru_cache(maxsize=8)
+def _commons(names: tuple[str, ...]) -> tuple[str, ...]:
+    commons = [common(name) for name in names]
+    counts = Counter(commons)
+    return tuple(short if counts[short] == 1 else name for short, name in zip(commons, names, strict=True))
+
+
+def _probability(answer: Explanation, index: int) -> str:
+    return percent(float(answer.probabilities[0, index]))
+
+
+def _per_sample(example: Any, count: int) -> list[Any]:
+    if example is None:
+        return [None] * count
+    several = list(example) if isinstance(example, (list, tuple)) else [example]
+    if len(several) != count:
+        raise FinerCAMError(f"{len(several)} examples for an explanation of {count}; give one for each")
+    return several
+
+
+def _single(answer: Explanation, what: str) -> None:
+    if len(answer) != 1:
+        raise FinerCAMError(f"{what} shows one image, not {len(answer)}; take answer[i]")
+    if what == "reference_grid" and not _rivals(answer):
+        raise FinerCAMError("the explanation has no references; ask with against=")
