@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from finercam import methods, references
-from finercam.contrast import Contrast
-from finercam.errors import FinerCAMError
-from finercam.explainer import FinerCAM
-from finercam.explanation import Explanation
-
 if TYPE_CHECKING:
-    from finercam import metrics
+    from finercam import methods, metrics, plot, references
+    from finercam.contrast import Contrast
+    from finercam.errors import FinerCAMError
+    from finercam.explainer import FinerCAM
+    from finercam.explanation import Explanation
     from finercam.models import load_model
 
 __version__ = "0.1.0"
@@ -24,14 +22,22 @@ __all__ = [
     "load_model",
     "methods",
     "metrics",
+    "plot",
     "references",
 ]
 
 _LATER = {
+    "Contrast": ("finercam.contrast", "Contrast"),
+    "Explanation": ("finercam.explanation", "Explanation"),
+    "FinerCAM": ("finercam.explainer", "FinerCAM"),
+    "FinerCAMError": ("finercam.errors", "FinerCAMError"),
     "load_model": ("finercam.models", "load_model"),
+    "methods": ("finercam.methods", None),
     "metrics": ("finercam.metrics", None),
+    "plot": ("finercam.plot", None),
+    "references": ("finercam.references", None),
 }
-"""Names that are imported when first used, so that `import finercam` stays as quick as `import torch`."""
+"""Names that are imported when first used: `finercam --help` need not wait for torch, nor `import finercam`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -40,3 +46,7 @@ def __getattr__(name: str) -> Any:
     module, attribute = _LATER[name]
     loaded = importlib.import_module(module)
     return loaded if attribute is None else getattr(loaded, attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +21,11 @@ from finercam.methods import get as get_method
 from finercam.names import label, per_sample
 from finercam.references import NONE, References
 from finercam.views import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from finercam.images import Preprocess
 
 __all__ = ["Explanation", "Setting"]
 
@@ -180,6 +187,46 @@ class Explanation:
             )
         assert self.images is not None
         return self._asker().explain(self.images, contrast, references, setting)
+
+    def plot(self, image: Any = None, example: Any = None, *, preprocess: Preprocess | None = None) -> Figure:
+        """The panel as a matplotlib figure: photo, plain, finer, finer against the closest class, signed difference.
+
+        `image` is the photo, or one for each image; None shows the images that were kept. See `finercam.plot.panel`.
+        """
+        from finercam.plot import panel
+
+        return panel(self, image, example, preprocess=preprocess)
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        names: Sequence[str] | None = None,
+        image: Any = None,
+        *,
+        preprocess: Preprocess | None = None,
+    ) -> Path:
+        """Write a panel and the maps of each image into a folder, or all as one live report, `answer.save("x.html")`.
+
+        Gives the path of the folder's `explanations.json`, or of the report. See `finercam.save` and `finercam.report`.
+        """
+        if str(out).lower().endswith((".html", ".htm")):
+            from finercam.report import write_report
+            from finercam.view.shown import one_each
+
+            images = None if image is None else one_each(image, len(self))
+            return write_report(self, out, names=names, images=images, preprocess=preprocess)
+        from finercam.save import save
+
+        return save(self, out, names, image, preprocess=preprocess)
+
+    def _repr_png_(self) -> bytes | None:
+        """How Jupyter shows it: the panel of the first images, where they were kept."""
+        if self.images is None or len(self) == 0:
+            return None
+        from finercam.plot import panel
+        from finercam.view.sheet import png
+
+        return png(panel(self[:4]))
 
     def __len__(self) -> int:
         return len(self.target)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -15,7 +14,7 @@ from finercam.view.blend import pixels
 if TYPE_CHECKING:
     from finercam.explanation import Explanation
 
-__all__ = ["Display", "shown"]
+__all__ = ["Display", "one_each", "shown"]
 
 AT_LEAST, AT_MOST = 448, 1024
 """Pixels of a picture's longer side: coloured maps look coarse on fewer, and more than that nobody sees."""
@@ -43,11 +42,16 @@ def shown(answer: Explanation, image: Any = None, preprocess: Display | None = N
             raise FinerCAMError("the explanation kept no images (keep_images=False); give the photo as image=")
         kept = answer.images.detach().float().cpu()
         return [_sized(pixels(preprocess.inverse(x) if preprocess else _stretched(x))) for x in kept]
-    one = isinstance(image, Image.Image) or (not isinstance(image, Sequence) and np.ndim(image) < 4)
-    photos: list[Any] = [image] if one else list(image)
-    if len(photos) != len(answer):
-        raise FinerCAMError(f"{len(photos)} pictures for an explanation of {len(answer)}; give one for each")
-    return [_sized(_cropped(pixels(photo), preprocess)) for photo in photos]
+    return [_sized(_cropped(pixels(photo), preprocess)) for photo in one_each(image, len(answer))]
+
+
+def one_each(image: Any, count: int) -> list[Any]:
+    """A photo, or several, as a list of one for each sample; raises FinerCAMError for another number."""
+    one = isinstance(image, Image.Image) or (not isinstance(image, (list, tuple)) and np.ndim(image) < 4)
+    photos: list[Any] = [image] if one else list(cast(Any, image))
+    if len(photos) != count:
+        raise FinerCAMError(f"{len(photos)} pictures for an explanation of {count}; give one for each")
+    return photos
 
 
 def _cropped(photo: np.ndarray, preprocess: Display | None) -> np.ndarray:

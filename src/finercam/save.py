@@ -1,0 +1,213 @@
+"""Explanations as files: a panel and the maps for each image, and one index of them all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+
+from finercam.errors import FinerCAMError
+from finercam.names import label
+from finercam.references import NONE
+
+if TYPE_CHECKING:
+    from finercam.explanation import Explanation
+    from finercam.view.shown import Display
+
+__all__ = ["INDEX", "SCHEMA", "Folder", "safe_stem", "save", "write"]
+
+SCHEMA = 1
+"""Version of what `explanations.json` holds; raised when a reader of the old one would go wrong."""
+
+INDEX = "explanations.json"
+
+_LONGEST = 80
+"""Bytes of a file name's stem: file systems allow 255, and archives and panels want fewer."""
+
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+
+
+def save(
+    answer: Explanation,
+    out_dir: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    image: Any = None,
+    *,
+    preprocess: Display | None = None,
+    model_id: str | None = None,
+) -> Path:
+    """Write an explanation of N images into a folder, and give the path of its `explanations.json`.
+
+    For each image `<name>.png` is the panel and `<name>.npz` holds the maps (see `arrays`; no pickle), under safe and
+    distinct names made of `names`, or numbers. `image` and `preprocess` are the photos as in
+    `finercam.plot.panel`. Every file is complete or absent, however the program ends.
+
+    Raises FinerCAMError for a folder that can't be written, or names or photos that do not fit the explanation.
+    """
+    if names is not None and len(names) != len(answer):
+        raise FinerCAMError(f"{len(names)} names for an explanation of {len(answer)}; give one for each")
+    folder = Folder(Path(out_dir), model_id)
+    photos = _photos(answer, image)
+    for sample, one in enumerate(answer):
+        folder.add(one, names[sample] if names else f"image-{sample:04d}", photos[sample], preprocess=preprocess)
+    return folder.finish()
+
+
+@dataclass
+class Folder:
+    """A folder that explanations of one image each are added to, with the index written at the end."""
+
+    path: Path
+    model_id: str | None = None
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+
+    def add(
+        self,
+        answer: Explanation,
+        name: str,
+        image: Any = None,
+        *,
+        preprocess: Display | None = None,
+        source: str | None = None,
+    ) -> dict[str, Any]:
+        """Write panel and maps of an explanation of one image; gives its entry of the index.
+
+        `source` is where the photo is from, for the index alone.
+        """
+        from finercam.plot import panel
+        from finercam.view.sheet import png
+
+        figure = panel(answer, image, preprocess=preprocess)  # first: it is what can fail
+        stem = safe_stem(name, self.taken)
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays(answer))  # type: ignore[arg-type]
+        write(self.path / f"{stem}.npz", stream.getvalue())
+        write(self.path / f"{stem}.png", png(figure))
+        entry = describe(answer)
+        entry = {"name": name, "source": source, "files": {"panel": f"{stem}.png", "maps": f"{stem}.npz"}, **entry}
+        size = getattr(image, "size", None)
+        if preprocess is not None and isinstance(size, tuple):
+            entry["photo"] = {"width": size[0], "height": size[1], "shown": list(preprocess.crop_box(size))}
+        self.entries.append(entry)
+        return entry
+
+    def finish(self) -> Path:
+        """Write the index."""
+        from finercam import __version__
+
+        index = {"schema": SCHEMA, "finercam": __version__, "model": self.model_id, "explanations": self.entries}
+        text = json.dumps(index, indent=1, allow_nan=False)
+        return write(self.path / INDEX, text.encode())
+
+
+def arrays(answer: Explanation) -> dict[str, np.ndarray]:
+    """What the `.npz` of one image holds; every array is of numbers and loads with `allow_pickle=False`.
+
+    `map` and `plain_map (H, W)` in [0, 1], float16; `signed` and `plain_signed (h, w)` at the layer's resolution
+    before the ReLU, float32; `logits (K,)`, `target ()`, `references (T,)` and `gamma ()`.
+    """
+    plain = answer.plain
+    return {
+        "map": _numpy(answer.maps[0], np.float16),
+        "plain_map": _numpy(plain.maps[0], np.float16),
+        "signed": _numpy(answer.signed[0], np.float32),
+        "plain_signed": _numpy(plain.signed[0], np.float32),
+        "logits": _numpy(answer.logits[0], np.float32),
+        "target": np.asarray(int(answer.target[0]), np.int64),
+        "references": np.asarray([d for d in answer.references[0].tolist() if d != NONE], np.int64),
+        "gamma": np.asarray(float(answer.gamma[0]), np.float64),
+    }
+
+
+def describe(answer: Explanation) -> dict[str, Any]:
+    """What `explanations.json` says of one image: question, prediction and setting, in plain values."""
+    setting = answer.setting
+    blank = not bool((answer.maps[0] > 0).any())
+    return {
+        "prediction": _class(answer, int(answer.logits[0].argmax())),
+        "target": _class(answer, int(answer.target[0])),
+        "references": [
+            {**_class(answer, d), "similarity": _number(float(answer.similarity[0, place]))}
+            for place, d in enumerate(answer.references[0].tolist())
+            if d != NONE
+        ],
+        "gamma": float(answer.gamma[0]),
+        "weights": answer.contrast.weights,
+        "strategy": setting.strategy,
+        "method": answer.method,
+        "layers": list(answer.layers),
+        "fusion": setting.fusion,
+        "input_size": list(setting.image_size),
+        "map_size": list(answer.signed.shape[-2:]),
+        "nothing_speaks_for_target": blank,
+    }
+
+
+def safe_stem(name: str, taken: set[str] | None = None) -> str:
+    """A file name's stem that stays in its folder on every file system, and unlike those `taken` (then added).
+
+    Letters and digits of any script stay, with `-`, `_` and inner dots; all else becomes `_`.
+
+    >>> taken = set()
+    >>> [safe_stem(name, taken) for name in ("../../etc/passwd", "a b.c", "A b.c", "con", "🐦", "")]
+    ['etc_passwd', 'a_b.c', 'A_b.c-2', 'con_', 'image', 'image-2']
+    """
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in unicodedata.normalize("NFC", name))
+    stem = _shortened(kept.strip("._-"), _LONGEST) or "image"
+    stem += "_" if stem.split(".")[0].casefold() in _RESERVED else ""
+    taken = set() if taken is None else taken
+    number, free = 1, stem
+    # case folded: some file systems take "A" and "a" for the same file
+    while unicodedata.normalize("NFKC", free).casefold() in taken:
+        number += 1
+        free = f"{stem}-{number}"
+    taken.add(unicodedata.normalize("NFKC", free).casefold())
+    return free
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a whole file or none: under another name in the same folder first, then renamed."""
+    part = path.with_name(f".part-{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise FinerCAMError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _photos(answer: Explanation, image: Any) -> list[Any]:
+    from finercam.view.shown import one_each
+
+    return [None] * len(answer) if image is None else one_each(image, len(answer))
+
+
+def _class(answer: Explanation, index: int) -> dict[str, Any]:
+    probability = float(answer.probabilities[0, index])
+    return {"id": index, "name": label(index, answer.setting.class_names), "probability": probability}
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if np.isfinite(value) else None
+
+
+def _numpy(tensor: Any, dtype: type) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy().astype(dtype)
+
+
+def _shortened(stem: str, limit: int) -> str:
+    return stem.encode("utf-8", "ignore")[:limit].decode("utf-8", "ignore").rstrip("._-")
