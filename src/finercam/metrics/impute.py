@@ -28,12 +28,18 @@ _MAX_ITERATIONS = 60  # of conjugate gradients; 5 to 9 are usual
 
 @dataclass(frozen=True)
 class _Level:
-    """One grid: its operator on `(B, C, h, w)`, the inverse of its diagonal (0 where nothing is unknown)."""
+    """One grid: its operator on `(B, C, h, w)` and the damped inverse of its diagonal (0 where nothing is unknown)."""
 
     apply: Callable[[Tensor], Tensor]
-    inverse_diagonal: Tensor
+    weight: Tensor
     size: tuple[int, int]
+    live: Tensor | None = None  # 1.0 where unknown, on the finest grid
     inverse: Tensor | None = None  # of the whole operator `(B, hw, hw)`, on the coarsest grid
+
+    def residual(self, x: Tensor, right: Tensor) -> Tensor:
+        """`right − A x`, in the memory of `A x`: fresh memory costs more here than arithmetic."""
+        image = self.apply(x)
+        return torch.sub(right, image, out=image)
 
 
 @torch.no_grad()
@@ -83,7 +89,7 @@ def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
     goal = tolerance * (images.amax((2, 3), keepdim=True) - images.amin((2, 3), keepdim=True)).clamp_min(floor)
 
     x = torch.zeros_like(images)  # the correction to `start`, zero on the known pixels
-    residual = _laplacian(start, _rim(start)).mul_(mask).neg_()
+    residual = (start * _rim(start)).sub_(_binomial(start), alpha=1 / 12).mul_(mask).neg_()
     direction = torch.zeros_like(x)
     previous = torch.ones_like(goal)
     for _ in range(_MAX_ITERATIONS):
@@ -92,10 +98,10 @@ def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
         far = estimate.abs().amax((2, 3), keepdim=True) > goal
         if not bool(far.any()):
             return start + x + estimate
-        energy = (residual * estimate).sum((2, 3), keepdim=True) * far  # 0 lets the finished ones rest
+        energy = _dot(residual, estimate) * far  # 0 lets the finished ones rest
         direction = direction.mul_(energy / previous).add_(estimate)
         image = levels[0].apply(direction)
-        step = energy / (direction * image).sum((2, 3), keepdim=True).clamp_min(floor)
+        step = energy / _dot(direction, image).clamp_min(floor)
         x.addcmul_(direction, step)
         residual.addcmul_(image, -step)
         previous = energy.clamp_min(floor)
@@ -107,6 +113,11 @@ def _mean_colour(images: Tensor, weight: Tensor) -> Tensor:
     total = weight.sum((2, 3), keepdim=True)
     weight = torch.where(total > 0, weight, torch.ones_like(weight))
     return (images * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over the pixels, `(B, C, 1, 1)`."""
+    return (a * b).sum((2, 3), keepdim=True)
 
 
 def _binomial(x: Tensor) -> Tensor:
@@ -121,29 +132,27 @@ def _binomial(x: Tensor) -> Tensor:
 
 
 def _rim(x: Tensor) -> Tensor:
-    """The operator's diagonal plus 1/3: twelfths of the neighbours' weights that lie inside the picture."""
+    """The weights of the neighbours inside the picture, plus the 1/3 that `_binomial` gives the pixel itself."""
     return _binomial(x.new_ones(1, 1, *x.shape[-2:])) / 12
 
 
-def _laplacian(x: Tensor, rim: Tensor) -> Tensor:
-    """Sum over neighbours of weight × (own value − neighbour's): [1 2 1]⊗[1 2 1] counts the centre four times
-    too, in the diagonal as in the sum, so that both cancel."""
-    return (x * rim).sub_(_binomial(x), alpha=1 / 12)
-
-
 def _grids(mask: Tensor) -> list[_Level]:
-    """The unknown pixels' operator and its coarser images; `mask` is 1.0 where unknown, `(B, 1, H, W)`."""
+    """The unknown pixels' operator and its coarser images; `mask` is 1.0 where unknown, `(B, 1, H, W)`.
+
+    The operator sums weight × (own value − neighbour's). `_binomial` counts the pixel itself four twelfths too, in
+    `own` as in the sum, so that both cancel.
+    """
     rim = _rim(mask)
-    levels = [
-        _Level(
-            lambda x: _laplacian(x, rim).mul_(mask),
-            mask / (rim - 1 / 3).clamp_min(1e-3),
-            (mask.shape[-2], mask.shape[-1]),
-        )
-    ]
+    own = rim * mask
+
+    def apply(x: Tensor) -> Tensor:
+        return (x * own).addcmul_(_binomial(x), mask, value=-1 / 12)
+
+    weight = mask / (rim - 1 / 3).clamp_min(1e-3) * _DAMPING
+    levels = [_Level(apply, weight, (mask.shape[-2], mask.shape[-1]), live=mask)]
     # The finest operator expects zeros on the known pixels, so it is never the one inverted.
     while len(levels) == 1 or max(levels[-1].size) > _COARSEST:
-        levels.append(_coarser(levels[-1], mask if len(levels) == 1 else None))
+        levels.append(_coarser(levels[-1]))
     levels[-1] = _inverted(levels[-1])
     return levels
 
@@ -152,30 +161,30 @@ def _inverted(level: _Level) -> _Level:
     """The coarsest grid with its exact solution; the pseudo-inverse leaves idle points, and a picture with no
     known pixel, alone."""
     height, width = level.size
-    unit = torch.eye(height * width, dtype=level.inverse_diagonal.dtype, device=level.inverse_diagonal.device)
-    columns = level.apply(unit.reshape(1, -1, height, width).expand(len(level.inverse_diagonal), -1, -1, -1))
+    unit = torch.eye(height * width, dtype=level.weight.dtype, device=level.weight.device)
+    columns = level.apply(unit.reshape(1, -1, height, width).expand(len(level.weight), -1, -1, -1))
     return replace(level, inverse=torch.linalg.pinv(columns.flatten(2), hermitian=True))
 
 
-def _coarser(fine: _Level, mask: Tensor | None) -> _Level:
+def _coarser(fine: _Level) -> _Level:
     """Galerkin's product, read off by probing: pixels three apart do not touch, so nine patterns tell the
     stencil.
     """
     height, width = ((side + 1) // 2 for side in fine.size)
-    like = fine.inverse_diagonal
+    like = fine.weight
     row = torch.arange(height, device=like.device)
     column = torch.arange(width, device=like.device)
     third = torch.arange(3, device=like.device)
     probes = (row % 3 == third[:, None])[:, None, :, None] & (column % 3 == third[:, None])[None, :, None, :]
     lifted = _prolong(probes.flatten(0, 1).to(like.dtype)[None], fine.size)
-    lifted = lifted.expand(len(like), *lifted.shape[1:]) if mask is None else lifted * mask
+    lifted = lifted.expand(len(like), *lifted.shape[1:]) if fine.live is None else lifted * fine.live
     answers = _restrict(fine.apply(lifted)).unflatten(1, (3, 3))
     shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     stencil = torch.stack(
         [answers[:, ((row + i) % 3)[:, None], (column + j) % 3, row[:, None], column] for i, j in shifts], 1
     )
     diagonal = stencil[:, 4:5]
-    inverse = torch.where(diagonal > 1e-6, 1 / diagonal.clamp_min(1e-6), torch.zeros_like(diagonal))
+    weight = torch.where(diagonal > 1e-6, _DAMPING / diagonal.clamp_min(1e-6), torch.zeros_like(diagonal))
 
     def apply(x: Tensor) -> Tensor:
         padded = F.pad(x, (1, 1, 1, 1))
@@ -186,7 +195,7 @@ def _coarser(fine: _Level, mask: Tensor | None) -> _Level:
                 total.addcmul_(stencil[:, k : k + 1], neighbour)
         return total
 
-    return _Level(apply, inverse, (height, width))
+    return _Level(apply, weight, (height, width))
 
 
 def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
@@ -194,21 +203,27 @@ def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
     level = levels[0]
     if level.inverse is not None:
         return (residual.flatten(2) @ level.inverse).reshape(residual.shape)
-    weight = level.inverse_diagonal * _DAMPING
-    x = residual * weight
-    deeper = _cycle(levels[1:], _restrict(residual - level.apply(x)))
-    # Nothing of the lifted correction may land on known pixels; coarse grids have none that count.
-    x.addcmul_(_prolong(deeper, level.size), (level.inverse_diagonal != 0).to(x.dtype))
-    return x.addcmul_(weight, residual - level.apply(x))
+    x = residual * level.weight
+    correction = _prolong(_cycle(levels[1:], _restrict(level.residual(x, residual))), level.size)
+    # On known pixels nothing may land; on coarse grids idle points take part in no equation.
+    x = x.add_(correction) if level.live is None else x.addcmul_(correction, level.live)
+    return x.addcmul_(level.weight, level.residual(x, residual))
 
 
 def _prolong(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, coarse pixels on the even fine ones; past the last one its value goes on."""
     for dim, side in ((-2, size[0]), (-1, size[1])):
-        following = torch.cat((x.narrow(dim, 1, x.shape[dim] - 1), x.narrow(dim, x.shape[dim] - 1, 1)), dim)
-        x = torch.stack((x, (x + following) * 0.5), dim if dim == -1 else -2)
-        x = x.flatten(-2) if dim == -1 else x.flatten(-3, -2)
-        x = x.narrow(dim, 0, side)
+        coarse = x.shape[dim]
+        even, odd = slice(0, None, 2), slice(1, None, 2)
+        shape = list(x.shape)
+        shape[dim] = 2 * coarse
+        fine = x.new_empty(shape)
+        here, between = (fine[..., s, :] if dim == -2 else fine[..., s] for s in (even, odd))
+        here.copy_(x)
+        torch.add(x.narrow(dim, 0, coarse - 1), x.narrow(dim, 1, coarse - 1), out=between.narrow(dim, 0, coarse - 1))
+        between.narrow(dim, 0, coarse - 1).mul_(0.5)
+        between.narrow(dim, coarse - 1, 1).copy_(x.narrow(dim, coarse - 1, 1))
+        x = fine.narrow(dim, 0, side)
     return x
 
 
