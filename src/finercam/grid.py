@@ -128,7 +128,7 @@ def _map_layout(
         return (_fit(grid, size), -skew, hinted, channels)
 
     channels_last = type(layer) is nn.LayerNorm or getattr(model, "output_fmt", None) == "NHWC"
-    if preference(last, shape[3], channels_last) > preference(first, shape[1], not channels_last):
+    if preference(last, shape[3], channels_last) > preference(first, shape[1], False):
         return Layout("nhwc", last)
     return Layout("nchw", first)
 

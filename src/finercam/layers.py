@@ -141,11 +141,7 @@ def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | No
     # What attention pooling computes inside itself lies behind the last feature map.
     pools = [v.name + "." for v in visits if v.name and _is_pooling(v.module) and not v.is_map]
     visits = [v for v in visits if not any(v.name.startswith(pool) for pool in pools)]
-    chosen = _attention_input(visits) or _last_map(visits, logits_width)
-    if chosen is not None and chosen.layout is not None and chosen.layout.prefix:
-        # A CLS token, but attention that is no module of its own: the patches behind it get no gradient.
-        entrances = [v for v in visits if v.is_map and v.name.rpartition(".")[2] in _ENTRANCES]
-        chosen = entrances[-1] if entrances else chosen
+    chosen = _attention_input(visits) or _fused_attention_input(visits) or _last_map(visits, logits_width)
     if chosen is None:
         raise FinerCAMError(
             f"No layer of {type(model).__name__} gives feature maps larger than 1x1 for images of shape "
@@ -218,6 +214,12 @@ def _attention_input(visits: list[_Visit]) -> _Visit | None:
         return None
     layouts = [target.layout for target in targets if target.layout is not None]
     return targets[-1] if layouts[-1].prefix or len({layout.grid for layout in layouts}) == 1 else None
+
+
+def _fused_attention_input(visits: list[_Visit]) -> _Visit | None:
+    """Of blocks whose attention is no module of its own, the last norm at the entrance, if there is a CLS token."""
+    entrances = [v for v in visits if v.is_map and v.name.rpartition(".")[2] in _ENTRANCES]
+    return next((v for v in reversed(entrances) if v.layout is not None and v.layout.prefix), None)
 
 
 def _nested(one: str, other: str) -> bool:
