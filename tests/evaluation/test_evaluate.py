@@ -168,6 +168,25 @@ def test_a_picture_that_cannot_be_read_is_counted_and_the_rest_goes_on(tmp_path,
     assert seen == []  # nothing is left to do, the broken picture included
 
 
+class BadMask(Squares):
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        return Sample(sample.id, sample.label, sample.load, _broken) if index == 3 else sample
+
+
+def _broken() -> Annotation:
+    raise FinerCAMError("mask 3.png is cut short")
+
+
+def test_a_broken_annotation_is_counted_and_the_rest_goes_on(tmp_path, model):
+    lines = evaluate(BadMask(), model, tmp_path, groups=["localisation"], limit=3)
+    assert lines
+    lines = evaluate(BadMask(), model, tmp_path / "all", groups=["shape"], batch_size=4)
+    assert _find(lines, "gradcam", "plain", "sparseness").pictures == 11
+    rows = [row for part in (tmp_path / "all" / "parts").glob("*.parquet") for row in pq.read_table(part).to_pylist()]
+    assert [row["error"] for row in rows if row["index"] == 3] == ["mask 3.png is cut short"]
+
+
 def test_annotation_that_the_data_lack_is_one_clear_line(tmp_path, model):
     with pytest.raises(FinerCAMError, match="'localisation' needs boxes or object masks, and squares has none"):
         evaluate(NoAnnotation(), model, tmp_path, groups=["localisation"])

@@ -13,15 +13,16 @@ from torch import Tensor
 from finercam import methods as method_registry
 from finercam import metrics
 from finercam.capture import run_model
+from finercam.data.batches import Batch as Loaded
 from finercam.data.batches import loader
-from finercam.data.sample import ImageDataset
+from finercam.data.sample import Annotation, ImageDataset
 from finercam.errors import FinerCAMError
 from finercam.evaluation.ask import Ask, parse_ask
 from finercam.evaluation.maps import CONTROLS, Questions, controls, questions, signed_maps
 from finercam.evaluation.measures import Batch, Group, find_groups
 from finercam.evaluation.shards import Shards, write_whole
 from finercam.evaluation.summary import CHANCE, CONTROL, Line, describe, markdown, summarise, to_csv
-from finercam.evaluation.truth import read_truth
+from finercam.evaluation.truth import Truth, read_notes, read_truth
 from finercam.explainer import FinerCAM
 
 if TYPE_CHECKING:
@@ -85,22 +86,43 @@ def evaluate(
     left = sorted(set(range(count)) - shards.done())
     at = count - len(left)
     for loaded in loader(dataset, model.preprocess, batch_size, indices=left):
-        rows: list[dict[str, Any]] = [{"index": i, "id": name, "error": why} for i, name, why in loaded.errors]
-        if len(loaded.indices):
-            images = loaded.images.to(next(model.model.parameters()).device)
-            rows += _measure(explain, dataset, loaded, images, asks, chosen, wanted, model.preprocess, settings)
+        usable, notes, errors = _usable(dataset, loaded)
+        rows: list[dict[str, Any]] = [{"index": i, "id": name, "error": why} for i, name, why in errors]
+        if len(usable):
+            rows += _measure(explain, dataset, usable, notes, asks, chosen, wanted, model.preprocess, settings)
         shards.write(rows)
-        at += len(loaded.indices) + len(loaded.errors)
+        at += len(usable) + len(errors)
         if progress:
             progress(at, count)
     return _finish(shards, settings, explain, model, correct_only)
 
 
+def _usable(
+    dataset: ImageDataset, loaded: Loaded
+) -> tuple[Loaded, dict[int, Annotation], list[tuple[int, str, str]]]:
+    """The pictures of a batch whose annotation can be read too; the others join its errors."""
+    notes, broken = read_notes(dataset, loaded.indices)
+    errors = loaded.errors + [
+        (index, name, broken[index])
+        for index, name in zip(loaded.indices, loaded.ids, strict=True)
+        if index in broken
+    ]
+    keep = [at for at, index in enumerate(loaded.indices) if index in notes]
+    usable = Loaded(
+        loaded.images[keep],
+        [loaded.labels[at] for at in keep],
+        [loaded.ids[at] for at in keep],
+        [loaded.indices[at] for at in keep],
+        [loaded.sizes[at] for at in keep],
+    )
+    return usable, notes, errors
+
+
 def _measure(
     explain: FinerCAM,
     dataset: ImageDataset,
-    loaded: Any,
-    images: Tensor,
+    loaded: Loaded,
+    notes: dict[int, Annotation],
     asks: list[Ask],
     methods: list[Any],
     groups: dict[str, Group],
@@ -108,6 +130,7 @@ def _measure(
     settings: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """All rows of one batch of pictures."""
+    images = loaded.images.to(next(explain.model.parameters()).device)
     source = explain.look(images)
     prediction = source.logits.argmax(1).cpu()
     target = prediction if settings["target"] == "prediction" else torch.tensor(loaded.labels)
@@ -115,7 +138,9 @@ def _measure(
     of_class = getattr(dataset, "siblings", None)
     siblings = None if of_class is None else [of_class(int(c)) for c in target]
     found = questions(explain, source, target, asks, siblings, seeds)
-    batch = _batch(explain, dataset, loaded, images, target, found, prepare, settings)
+    size = (images.shape[2], images.shape[3])
+    truth = read_truth(dataset, notes, loaded.sizes, found.rivals["rival"].tolist(), prepare, size)
+    batch = _batch(explain, images, target, found, truth, prepare, settings)
     base = [
         {"index": i, "id": name, "label": label, "prediction": int(p), "probability": float(s), "rival": int(d)}
         for i, name, label, p, s, d in zip(
@@ -145,16 +170,13 @@ def _measure(
 
 def _batch(
     explain: FinerCAM,
-    dataset: ImageDataset,
-    loaded: Any,
     images: Tensor,
     target: Tensor,
     found: Questions,
+    truth: Truth,
     prepare: Preprocess,
     settings: dict[str, Any],
 ) -> Batch:
-    size = (images.shape[2], images.shape[3])
-    truth = read_truth(dataset, loaded.indices, loaded.sizes, found.rivals["rival"].tolist(), prepare, size)
     device = images.device
     return Batch(
         scores=lambda x: run_model(explain.model, x, explain.scores),
@@ -211,7 +233,12 @@ def _check_target(target: str, dataset: ImageDataset, model: LoadedModel) -> Non
         raise FinerCAMError(f"target={target!r}: expected 'label' or 'prediction'")
     if target == "label" and len(dataset) and dataset[0].label is None:
         raise FinerCAMError(f"{dataset.name} has no labels to be targets; use --target prediction")
-    if model.class_names is not None and list(dataset.classes) != list(model.class_names) and target == "label":
+    if (
+        model.class_names is not None
+        and dataset.classes
+        and list(dataset.classes) != list(model.class_names)
+        and target == "label"
+    ):
         raise FinerCAMError(
             f"{dataset.name} has {len(dataset.classes)} classes and {model.name} {len(model.class_names)}, not the same "
             "names in the same order, so labels cannot be targets; use a model trained on this dataset, or --target prediction"

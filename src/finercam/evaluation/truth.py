@@ -13,7 +13,7 @@ from finercam import metrics
 from finercam.data.sample import Annotation, ImageDataset
 from finercam.images import Preprocess
 
-__all__ = ["Truth", "read_truth"]
+__all__ = ["Truth", "read_notes", "read_truth"]
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,37 @@ class Truth:
     telling: Tensor | None
 
 
+def read_notes(dataset: ImageDataset, indices: Sequence[int]) -> tuple[dict[int, Annotation], dict[int, str]]:
+    """The annotations of some pictures, and for those that have a broken one the reason."""
+    notes: dict[int, Annotation] = {}
+    broken: dict[int, str] = {}
+    for index in indices:
+        try:
+            notes[index] = dataset[index].annotation
+        except Exception as error:  # a dataset may be anybody's code; one bad mask must not end a long run
+            broken[index] = " ".join(str(error).split()) or type(error).__name__
+    return notes, broken
+
+
 def read_truth(
     dataset: ImageDataset,
-    indices: Sequence[int],
+    notes: dict[int, Annotation],
     pictures: Sequence[tuple[int, int]],
     rivals: Sequence[int],
     prepare: Preprocess,
     size: tuple[int, int],
 ) -> Truth:
-    """The annotation of some pictures, `(width, height)` each, in pixels `size` (H, W) of the tensors of them."""
-    notes = [dataset[index].annotation for index in indices]
+    """What is known of the pictures of `notes`, `(width, height)` each, in pixels of their tensors `size` (H, W)."""
     contrast_mask = getattr(dataset, "contrast_mask", None)
     objects, telling = [], []
-    for index, picture, rival, note in zip(indices, pictures, rivals, notes, strict=True):
+    for (index, note), picture, rival in zip(notes.items(), pictures, rivals, strict=True):
         masks = {"object": note.masks["object"]} if "object" in note.masks else {}
         if contrast_mask is not None and rival >= 0:
             masks["telling"] = np.asarray(contrast_mask(index, rival), dtype=bool)
         placed = prepare.annotation(Annotation(box=note.box, masks=masks), picture)
         objects.append(_object(placed, size))
         telling.append(placed.masks.get("telling"))
-    masked = any("object" in note.masks for note in notes)
+    masked = any("object" in note.masks for note in notes.values())
     return Truth(
         objects=_stack(objects, size) if any(o is not None for o in objects) else None,
         objects_are="mask" if masked else "box",

@@ -1,0 +1,288 @@
+"""The study behind docs/evaluation.md: which contrast, method and layer finds the pixels that tell two species apart.
+
+    python -m benchmarks.study --out out/study [--count 300] [--only sweep …] [--write]
+
+Every table is one or more calls of `finercam.evaluation.evaluate`, so it resumes where it stopped. `--write` puts the
+tables into docs/evaluation.md between their markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from finercam.data.fieldguide import Fieldguide
+from finercam.evaluation import evaluate
+from finercam.evaluation.summary import Line
+from finercam.models import LoadedModel, load_model
+
+MODELS = ("cnn", "resnet", "vit")
+SEED = 20_000
+"""Far from the seeds that the built-in models were trained and tested on."""
+PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
+
+ENERGY, POINTING, AP = "discriminative_energy", "discriminative_pointing", "discriminative_ap"
+SHARED, BACKGROUND = "shared_energy", "background_energy"
+
+
+class Study:
+    """Where results go, and how many pictures each table takes."""
+
+    def __init__(self, out: Path, count: int) -> None:
+        self.out, self.count = out, count
+        self.models: dict[str, LoadedModel] = {}
+
+    def run(self, name: str, model: str, count: int | None = None, **options: object) -> list[Line]:
+        """One evaluation on fresh Fieldguide pictures, under out/<name>-<model>."""
+        if model not in self.models:
+            self.models[model] = load_model(f"fieldguide/{model}")
+        pictures = Fieldguide(count or self.count, seed=SEED)
+        options = {"groups": ["contrastive"], "batch_size": 25} | options
+        print(f"{name}-{model} …", file=sys.stderr, flush=True)
+        return evaluate(pictures, self.models[model], self.out / f"{name}-{model}", **options)  # type: ignore[arg-type]
+
+
+def main_table(study: Study) -> str:
+    """Plain, the paper's contrast and the pair question, for the two methods of the claim, on three models."""
+    rows = []
+    for model in MODELS:
+        lines = study.run(
+            "main", model, methods=["gradcam", "layercam"], contrasts=["paper", "pair", "similar:1:1", "random"]
+        )
+        rows += _block(lines, [("gradcam", "layercam"), ("plain", "paper", "similar:1:1", "pair", "random")], model)
+        rows += _chance(lines, model)
+    return _table(("model", "method", "contrast", *HEAD), rows)
+
+
+def methods_table(study: Study) -> str:
+    """Every method, plain against the pair question."""
+    fast = ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "gradcam-elementwise", "eigengradcam"]
+    slow = ["scorecam", "gscorecam", "ablationcam"]
+    rows = []
+    for model in MODELS:
+        lines = study.run("methods", model, methods=fast, contrasts=["pair"])
+        rows += _block(lines, [fast, ("plain", "pair")], model)
+        lines = study.run("slow", model, count=min(60, study.count), methods=slow, contrasts=["pair"])
+        rows += _block(lines, [slow, ("plain", "pair")], model)
+    return _table(("model", "method", "contrast", *HEAD), rows)
+
+
+def gamma_table(study: Study) -> str:
+    """Discriminative energy over gamma, for one rival and for three."""
+    gammas = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
+    asks = {"the sibling": "rival:1:{}", "3 similar": "similar:3:{}", "3 predicted": "predicted:3:{}"}
+    rows = []
+    for model in MODELS:
+        every = [text.format(g) for text in asks.values() for g in gammas]
+        lines = study.run("gamma", model, methods=["gradcam"], contrasts=every)
+        plain = _get(lines, "gradcam", "plain", ENERGY)
+        for name, text in asks.items():
+            found = [_get(lines, "gradcam", text.format(g), ENERGY) for g in gammas]
+            rows.append([model, name, f"{plain.mean:.3f}", *_best([line.mean for line in found])])
+    return _table(("model", "against", "γ = 0", *(f"{g:g}" for g in gammas)), rows)
+
+
+def count_table(study: Study) -> str:
+    """Discriminative energy over the number of references."""
+    counts = (1, 2, 3, 5, 10)
+    rows = []
+    for model in MODELS:
+        asks = [f"{s}:{t}:{g}" for s in ("similar", "predicted") for t in counts for g in (0.6, 1)]
+        alls = [f"all:1:{g}:{w}" for g in (0.6, 1) for w in ("mean", "probability")]
+        lines = study.run("count", model, methods=["gradcam"], contrasts=asks + alls)
+        for s in ("similar", "predicted"):
+            for g in (0.6, 1):
+                found = [_get(lines, "gradcam", f"{s}:{t}:{g}", ENERGY).mean for t in counts]
+                wide = [_get(lines, "gradcam", f"all:1:{g}:{w}", ENERGY).mean for w in ("mean", "probability")]
+                rows.append([model, s, f"{g:g}", *_best(found + wide)])
+    return _table(("model", "references", "γ", *(f"T = {t}" for t in counts), "all, mean", "all, probability"), rows)
+
+
+def strategy_table(study: Study) -> str:
+    """Which classes to hold the target against, at T = 1 and 3."""
+    picks = ("similar", "predicted", "nearest", "rival", "random")
+    rows = []
+    for model in MODELS:
+        asks = [f"{p}:{t}:1" for p in picks for t in (1, 3) if not (p == "rival" and t == 3)]
+        lines = study.run("strategy", model, methods=["gradcam", "layercam"], contrasts=asks)
+        rows += _block(lines, [("gradcam",), ("plain", *asks)], model)
+    return _table(("model", "method", "contrast", *HEAD), rows)
+
+
+def weights_table(study: Study) -> str:
+    """How references are weighted."""
+    kinds = ("mean", "probability", "orthogonal", "released")
+    rows = []
+    for model in MODELS:
+        asks = [f"{p}:{t}:1:{w}" for p, t in (("similar", 3), ("predicted", 3), ("rival", 1)) for w in kinds]
+        lines = study.run("weights", model, methods=["gradcam"], contrasts=asks)
+        rows += _block(lines, [("gradcam",), asks], model)
+    return _table(("model", "method", "contrast", *HEAD), rows)
+
+
+def layers_table(study: Study) -> str:
+    """Target layers and their fusion, for the pair question."""
+    choices = {
+        "cnn": LAYERS_CNN,
+        "resnet": ["layer4", "layer3", "layer2", "layer3+layer4", "layer3*layer4", "layer2*layer3*layer4"],
+        "vit": LAYERS_VIT,
+    }
+    rows = []
+    for model, layers in choices.items():
+        for text in layers:
+            names = re.split(r"[+*]", text)
+            options = {"layer": tuple(names), "fusion": "product" if "*" in text else "mean"}
+            key = "layers-" + text.replace("*", "x")
+            methods = ["gradcam", "layercam", "hirescam"]
+            lines = study.run(key, model, methods=methods, contrasts=["pair"], **options)
+            for method in methods:
+                plain, pair = (_get(lines, method, ask, ENERGY) for ask in ("plain", "pair"))
+                hit = _get(lines, method, "pair", POINTING)
+                rows.append(
+                    [model, text, method, f"{plain.mean:.3f}", f"{pair.mean:.3f}", _ratio(pair), f"{hit.mean:.2f}"]
+                )
+    head = (
+        "model",
+        "layers (+ mean, * product)",
+        "method",
+        "energy, plain",
+        "energy, pair",
+        "ratio",
+        "pointing, pair",
+    )
+    return _table(head, rows)
+
+
+def rd_table(study: Study) -> str:
+    """Relative confidence drop in the paper's form, own and held-out rival, with the paper's numbers beside."""
+    methods = ["gradcam", "layercam", "scorecam"]
+    rows = []
+    for model in MODELS:
+        groups = ["rd", "deletion"]
+        asks = ["paper", "similar:3:1", "pair"]
+        lines = study.run("rd", model, count=min(100, study.count), methods=methods, contrasts=asks, groups=groups)
+        for method in methods:
+            for ask in ("plain", *asks):
+                cells = [_mark(_get(lines, method, ask, name)) for name in RD]
+                rows.append([model, method, ask, *cells])
+        for control in ("uniform", "gaussian", "shuffled"):
+            rows.append([model, "control", control, *(_mark(_get(lines, "control", control, name)) for name in RD)])
+    return _table(("model", "method", "contrast", *RD), rows)
+
+
+LAYERS_CNN: list[str] = []
+LAYERS_VIT: list[str] = []
+HEAD = ("energy on what differs", "ratio to plain", "pointing", "AP", "energy on shared", "on background")
+RD = (
+    "deletion", "rd@5% similar", "rd@10% similar", "rd@5% held-out", "rd@10% held-out",
+    "rd@5% strongest", "rd@10% strongest", "rd/p@5% held-out", "rd log@5% held-out",
+)  # fmt: skip
+
+TABLES: dict[str, Callable[[Study], str]] = {
+    "main": main_table,
+    "methods": methods_table,
+    "gamma": gamma_table,
+    "count": count_table,
+    "strategy": strategy_table,
+    "weights": weights_table,
+    "layers": layers_table,
+    "rd": rd_table,
+}
+
+
+def _block(lines: list[Line], of: Sequence[Sequence[str]], model: str) -> list[list[str]]:
+    methods, asks = of
+    return [
+        [model, method, ask, _interval(_get(lines, method, ask, ENERGY)), _ratio(_get(lines, method, ask, ENERGY))]
+        + [_mark(_get(lines, method, ask, name)) for name in (POINTING, AP, SHARED, BACKGROUND)]
+        for method in methods
+        for ask in asks
+    ]
+
+
+def _chance(lines: list[Line], model: str) -> list[list[str]]:
+    names = (ENERGY, POINTING, AP, SHARED, BACKGROUND)
+    chance = [f"{_get(lines, 'chance', '', name).mean:.3f}" for name in names]
+    rows = [[model, "chance", "", chance[0], "", *chance[1:]]]
+    for control in ("uniform", "gaussian", "shuffled"):
+        cells = [f"{_get(lines, 'control', control, name).mean:.3f}" for name in names]
+        rows.append([model, "control", control, cells[0], "", *cells[1:]])
+    return rows
+
+
+def _get(lines: list[Line], method: str, contrast: str, metric: str) -> Line:
+    (found,) = [x for x in lines if (x.method, x.contrast, x.metric) == (method, contrast, metric)]
+    return found
+
+
+def _interval(line: Line) -> str:
+    return f"{line.mean:.3f} [{line.low:.3f}, {line.high:.3f}]"
+
+
+def _ratio(line: Line) -> str:
+    return "" if line.ratio != line.ratio else f"{line.ratio:.2f} [{line.ratio_low:.2f}, {line.ratio_high:.2f}]"
+
+
+def _mark(line: Line) -> str:
+    """Bold where the paired 95 % interval of the difference from plain excludes zero."""
+    sure = line.difference_low > 0 or line.difference_high < 0
+    return f"**{line.mean:.3f}**" if sure else f"{line.mean:.3f}"
+
+
+def _best(values: Sequence[float]) -> list[str]:
+    top = max(values)
+    return [f"**{v:.3f}**" if v == top else f"{v:.3f}" for v in values]
+
+
+def _table(head: Sequence[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
+
+
+def _stamp(study: Study) -> str:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return (
+        f"_Fieldguide seed {SEED}, {study.count} pictures unless said otherwise; commit {commit}, torch "
+        f"{torch.__version__.split('+')[0]}, Python {platform.python_version()}, {platform.machine()}._\n"
+    )
+
+
+def write_page(tables: dict[str, str]) -> None:
+    """Exchange what stands between `<!-- table:name -->` and `<!-- end -->` in the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, t=table: m[1] + "\n" + t + "\n" + m[2], text, flags=re.S)
+        if not found:
+            print(f"docs/evaluation.md has no place for table {name!r}", file=sys.stderr)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/study"))
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--only", nargs="*", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/evaluation.md")
+    options = parser.parse_args()
+    study = Study(options.out, options.count)
+    tables = {}
+    for name in options.only:
+        tables[name] = TABLES[name](study) + "\n" + _stamp(study)
+        print(f"## {name}\n\n{tables[name]}", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "tables.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
+    if options.write:
+        write_page(tables)
+
+
+if __name__ == "__main__":
+    main()
