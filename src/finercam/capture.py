@@ -45,17 +45,20 @@ class Capture:
             batched = self.logits.device.type not in ("cpu", "mps") and len(vectors) > 1
         if batched:
             try:
-                stacked = self._vjp(torch.stack(vectors), is_grads_batched=True, retain_graph=True)
+                stacked = self._grad(self.logits, torch.stack(vectors), is_grads_batched=True, retain_graph=True)
             except RuntimeError as error:
                 if not _lacks_batching_rule(error):
                     raise
             else:
                 return [tuple(gradient[m] for gradient in stacked) for m in range(len(vectors))]
         last = len(vectors) - 1
-        return [self._vjp(v, retain_graph=m < last) for m, v in enumerate(vectors)]
+        with torch.inference_mode(False), torch.enable_grad():
+            # A scalar needs no grad_outputs, whose check makes torch import sympy: seconds, on the first call.
+            scalars = [(v.clone() * self.logits).sum() for v in vectors]
+        return [self._grad(z, None, retain_graph=m < last) for m, z in enumerate(scalars)]
 
-    def _vjp(self, vectors: Tensor, **options: bool) -> tuple[Tensor, ...]:
-        found = torch.autograd.grad(self.logits, self.activations, vectors, allow_unused=True, **options)
+    def _grad(self, of: Tensor, vectors: Tensor | None, **options: bool) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(of, self.activations, vectors, allow_unused=True, **options)
         for name, gradient in zip(self.layers, found, strict=True):
             if gradient is None:
                 raise FinerCAMError(
