@@ -1,0 +1,127 @@
+"""Which classes an image's page can ask about: those whose evidence was kept apart."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from finercam.evidence import Evidence
+from finercam.explainer import FinerCAM
+from finercam.explanation import Explanation
+from finercam.head import linear_head
+from finercam.methods import gather
+from finercam.references import NONE, References, similarity
+from finercam.views import View
+
+__all__ = ["Apart", "similarities", "with_rivals"]
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The evidence of one image, class by class: R class ids, the target first.
+
+    For each view and layer activations `(1, C, h, w)` and gradients `(R, C, h, w)` (or `(R, C, 1, 1)`);
+    `baseline (R,)` is what a score method takes off each target's channel scores. `fixed`: for one target only.
+    """
+
+    classes: list[int]
+    views: tuple[tuple[View, Layers], ...]
+    baseline: Tensor | None
+    fixed: bool
+
+    @classmethod
+    def of(cls, answer: Explanation, rivals: int) -> Apart:
+        """Of an explanation of one image: the target, its references, then the likeliest others.
+
+        At most `rivals` besides the target; classes whose evidence was not kept apart are left out.
+        """
+        kept = [_kept(evidence, 0) for _, evidence in answer.seen]
+        classes = [k for k in _wanted(answer, 0, rivals) if all(k in of_view for of_view in kept)]
+        views = tuple(
+            (view, _layers(evidence, [of_view[k] for k in classes]))
+            for (view, evidence), of_view in zip(answer.seen, kept, strict=True)
+        )
+        first = answer.seen[0][1]
+        baseline = None if first.baseline is None else first.baseline[0].double().cpu()[classes]
+        return cls(classes, views, baseline, first.target is not None)
+
+    def limited(self, count: int) -> Apart:
+        """The first classes only."""
+        layers = tuple((view, tuple((a, g[:count]) for a, g in of_view)) for view, of_view in self.views)
+        baseline = None if self.baseline is None else self.baseline[:count]
+        return replace(self, classes=self.classes[:count], views=layers, baseline=baseline)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Resolution of each layer."""
+        return [(a.shape[2], a.shape[3]) for a, _ in self.views[0][1]]
+
+
+def with_rivals(answer: Explanation, rivals: int) -> Explanation:
+    """The same images with the evidence of `rivals` classes besides the target, where one run of the model adds it.
+
+    The run is made only for methods by gradients, where it costs about a prediction, and only if the images were
+    kept; else the page offers what the evidence holds. References beyond `rivals` are left out of the result.
+    """
+    if all(
+        set(_wanted(answer, sample, rivals)) <= set(_kept(answer.seen[0][1], sample)) for sample in range(len(answer))
+    ):
+        return answer
+    asker, images = answer.asker, answer.images
+    if not isinstance(asker, FinerCAM) or images is None or answer.setting.method.gather is not gather.gradients:
+        return answer
+    again = copy.copy(asker)
+    again.keep = rivals + 1
+    # Of a hundred references only the first are told apart; one backward pass for each would take minutes.
+    ids, cosine = answer.references[:, :rivals], answer.similarity[:, :rivals]
+    contrast = replace(answer.contrast, references=ids)
+    return again.explain(images, contrast, References(ids, cosine, answer.setting.strategy), answer.setting)
+
+
+def similarities(answer: Explanation, classes: list[int]) -> list[list[float | None]] | None:
+    """Cosine between the head's rows of the classes, `(R, R)`; only the references' to the target without a head."""
+    asker = answer.asker
+    head = linear_head(asker.model, answer.logits.shape[1]) if isinstance(asker, FinerCAM) else None
+    if head is not None:
+        rows = similarity(head[0].cpu()[classes], torch.arange(len(classes)))
+        return [[_rounded(value) for value in row] for row in rows.tolist()]
+    known = dict(zip(answer.references[0].tolist(), answer.similarity[0].tolist(), strict=True))
+    row = [_rounded(known[d]) if d in known else None for d in classes]
+    if all(value is None for value in row):
+        return None
+    return [row, *([value, *[None] * (len(classes) - 1)] for value in row[1:])]
+
+
+def _wanted(answer: Explanation, sample: int, rivals: int) -> list[int]:
+    target = int(answer.target[sample])
+    asked = [d for d in answer.references[sample].tolist() if d != NONE]
+    likely = answer.logits[sample].argsort(descending=True, stable=True)[: rivals + 1].tolist()
+    return list(dict.fromkeys([target, *asked, *likely]))[: rivals + 1]
+
+
+def _kept(evidence: Evidence, sample: int) -> dict[int, tuple[int, float]]:
+    """Classes with a direction of their own: which one, and its length."""
+    found: dict[int, tuple[int, float]] = {}
+    for place, direction in enumerate(evidence.directions[sample]):
+        ids = direction.nonzero().flatten().tolist()
+        if len(ids) == 1:
+            found.setdefault(ids[0], (place, float(direction[ids[0]])))
+    return found
+
+
+def _layers(evidence: Evidence, places: list[tuple[int, float]]) -> Layers:
+    lengths = torch.tensor([length for _, length in places])[:, None, None, None]
+    chosen = [place for place, _ in places]
+    return tuple(
+        (activation[:1].float().cpu(), gradient[0, chosen].float().cpu() / lengths)
+        for activation, gradient in zip(evidence.activations, evidence.gradients, strict=True)
+    )
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 3) if value == value else None

@@ -1,0 +1,165 @@
+"""What the page knows of one image: classes, numbers, photo, and the maps of each method that fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finercam.explanation import Explanation
+from finercam.methods import Method
+from finercam.methods import get as get_method
+from finercam.names import label
+from finercam.references import NONE
+from finercam.report.classes import Apart, similarities
+from finercam.report.classmaps import ASKED, GAMMAS, Question, grid, is_linear, linear, linear_length
+from finercam.report.pack import packed_length, unpack
+
+__all__ = ["BUDGET", "Content", "page_of"]
+
+BUDGET = 140_000
+"""Characters of one image's maps and numbers beyond the photo."""
+
+FREE = ("gradcam", "hirescam", "xgradcam", "layercam")
+"""Methods offered besides the asked one where its evidence serves them too."""
+
+LABELS = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "xgradcam": "XGrad-CAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "gradcam-elementwise": "Element-wise",
+    "eigengradcam": "Eigen-Grad-CAM",
+    "scorecam": "Score-CAM",
+    "gscorecam": "gScoreCAM",
+    "ablationcam": "Ablation-CAM",
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """One image: `data` for its page, and the ids of the classes in it, the target first."""
+
+    data: dict[str, Any]
+    classes: list[int]
+
+
+def page_of(answer: Explanation, apart: Apart, rivals_from: Explanation, methods: Sequence[str] | None) -> Content:
+    """The page of one image, from its explanation and from the evidence `apart` of its classes.
+
+    Kept within BUDGET by leaving out other methods first, then precision, then rivals; the target, the asked
+    references and the asked method always stay.
+    """
+    asked = [d for d in answer.references[0].tolist() if d != NONE]
+    apart = _affordable(apart, asked)
+    classes = apart.classes
+    composable = (
+        answer.contrast.weights != "released"
+        and set(asked) <= set(classes)
+        and (answer.contrast.weights != "orthogonal" or len(apart.views) == 1)
+    )
+    names = answer.setting.class_names
+    logits = answer.logits[0].double().cpu()
+    return Content(
+        {
+            "size": list(answer.setting.image_size),
+            "classes": [{"id": k, "name": label(k, names)} for k in classes],
+            "logits": logits[classes].tolist(),
+            "probabilities": logits.softmax(0)[classes].tolist(),
+            "similarity": similarities(rivals_from, classes),
+            "asked": [classes.index(d) for d in asked] if composable else ASKED,
+            "askedNames": [label(d, names) for d in asked[:12]],
+            "askedCount": len(asked),
+            "gamma": round(float(answer.gamma[0]), 6),
+            "weights": answer.contrast.weights,
+            "fusion": answer.setting.fusion,
+            "layers": list(answer.layers),
+            "views": len(answer.seen),
+            "methods": _shown(answer, apart, _offered(answer, methods), composable),
+        },
+        classes,
+    )
+
+
+def _shown(answer: Explanation, apart: Apart, offered: list[Method], composable: bool) -> list[dict[str, Any]]:
+    """The maps of the methods that fit; of one that equals another only that it does."""
+    shown: list[dict[str, Any]] = []
+    left = BUDGET
+    for method in offered:
+        entry = _method(answer, apart, method, composable, left, first=not shown)
+        if entry is None:
+            continue
+        twin = next((other["name"] for other in shown if _same(other, entry)), None)
+        entry = entry if twin is None else {"kind": "same", "as": twin}
+        left -= len(json.dumps(entry))
+        shown.append({"name": method.name, "label": LABELS.get(method.name, method.name)} | entry)
+    return shown
+
+
+def _offered(answer: Explanation, methods: Sequence[str] | None) -> list[Method]:
+    """The asked method first, then those that read the same evidence."""
+    first = answer.setting.method
+    found = [get_method(name) for name in (FREE if methods is None else methods) if name != first.name]
+    return [first, *(method for method in found if method.gather is first.gather)]
+
+
+def _affordable(apart: Apart, asked: list[int]) -> Apart:
+    """As many classes as fit with 8 bits; the target and its asked references in any case."""
+    least = 1 + len(set(asked) & set(apart.classes))
+    while len(apart.classes) > least and linear_length(len(apart.classes), apart.shapes, 8) > BUDGET:
+        apart = apart.limited(len(apart.classes) - 1)
+    return apart
+
+
+def _method(
+    answer: Explanation, apart: Apart, method: Method, composable: bool, left: int, first: bool
+) -> dict[str, Any] | None:
+    """The maps of one method, or None where they do not fit and it is not the asked one."""
+    # Layers are fused by their peaks, so the mean over views of a fusion is no longer linear.
+    if not is_linear(method) or (len(apart.views) > 1 and len(apart.shapes) > 1):
+        return _grid(answer, apart, method, left, first)
+    count = len(apart.classes)
+    bits = 16 if linear_length(count, apart.shapes, 16) <= left else 8
+    if linear_length(count, apart.shapes, bits) > left and not first:
+        return None
+    return linear(apart, method, bits, None if composable else answer)
+
+
+def _grid(answer: Explanation, apart: Apart, method: Method, left: int, first: bool) -> dict[str, Any] | None:
+    """As many questions as fit: the asked one, one rival at a time, and each of these in reverse."""
+    gammas = sorted({*GAMMAS, round(float(answer.gamma[0]), 6)})
+    asked = Question(0, ASKED)
+    rivals = range(1, len(apart.classes))
+    forwards = [Question(0, d) for d in rivals]
+    backwards = [] if apart.fixed else [Question(d, 0) for d in rivals]
+    named = sum(d in apart.classes for d in answer.references[0].tolist())
+    choices = [
+        [asked, *forwards, *backwards],
+        [asked, *forwards, *backwards[:named]],
+        [asked, *forwards[:named], *backwards[:named]],
+        [asked],
+    ]
+    shape = (answer.signed.shape[1], answer.signed.shape[2])
+    for questions in choices:
+        for bits in (16, 8):
+            if packed_length(len(questions) * len(gammas), shape, bits) + 60 * len(questions) <= left:
+                return grid(answer, apart, method, questions, gammas, bits)
+    if not first:
+        return None
+    return grid(answer, apart, method, [asked], sorted({0.0, 1.0, 2.0, gammas[-1], float(answer.gamma[0])}), 8)
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two methods give the same maps, as Grad-CAM and HiResCAM do before a pooled linear head."""
+    if one["kind"] != "linear" or other["kind"] != "linear":
+        return False
+    pairs = zip(one["layers"], other["layers"], strict=True)
+    return all(_close(unpack(a["maps"]), unpack(b["maps"])) for a, b in pairs)
+
+
+def _close(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.abs(one - other).max(initial=0) <= 1e-4 * np.abs(one).max(initial=0))

@@ -1,0 +1,494 @@
+// The page: what is shown follows from one state; events change the state and nothing else.
+
+const byId = (id) => document.getElementById(id);
+const index = JSON.parse(byId("index").textContent);
+const tables = colourTables(index.colours);
+const pages = new Map();
+const times = [];
+let state = { picture: null, ...FIRST };
+let page = null;
+let shown = null; // { map, peak, question } as drawn last
+let held = false; // the plain map, while a key or button is held
+let waiting = null;
+let twoPart = false;
+
+function pageOf(picture) {
+  if (!pages.has(picture)) {
+    const data = JSON.parse(byId(`page-${picture}`).textContent);
+    pages.set(picture, { ...data, methods: unpackMethods(data.methods) });
+  }
+  return pages.get(picture);
+}
+
+const methodOf = () => page.methods.find((method) => method.name === state.method);
+const chosen = () => (state.rivals !== "asked" ? state.rivals : page.asked === "asked" ? [] : page.asked);
+const contrasting = () => state.rivals === "asked" || state.rivals.length > 0;
+
+// `controls`: whether more than the map changes; a drag of gamma leaves the lists alone.
+function set(change, controls = true) {
+  state = { ...state, ...change };
+  if (page) state = { ...state, ...settled(page, state) };
+  schedule(controls);
+}
+
+// One drawing a frame, however many events come in between.
+let pending = null;
+function schedule(controls) {
+  const first = pending === null;
+  pending = pending || controls;
+  if (first) {
+    requestAnimationFrame(() => {
+      const all = pending;
+      pending = null;
+      if (!page) return;
+      if (all) refreshControls();
+      redraw();
+      remember();
+    });
+  }
+}
+
+// The address follows when things are at rest: browsers ration how often it may change.
+function remember() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => history.replaceState(null, "", toAddress(state, page)), 250);
+}
+
+function redraw() {
+  const began = performance.now();
+  const question = { ...state, gamma: held ? 0 : state.gamma };
+  const map = signedMap(page, methodOf(), question);
+  const peak = peaks(map, page.size);
+  shown = { map, peak, question };
+  draw(byId("map"), map, peak, { ...state, size: page.size, tables });
+  for (const mini of document.querySelectorAll("canvas[data-place]")) drawMini(mini, question);
+  showGamma(question.gamma);
+  showWords();
+  showBubble();
+  times.push(performance.now() - began);
+  if (times.length > 600) times.shift();
+}
+
+function drawMini(canvas, question) {
+  const map = signedMap(page, methodOf(), { ...question, rivals: [Number(canvas.dataset.place)] });
+  canvas.hidden = map === null;
+  if (!map) return;
+  const mode = state.mode === "signed" ? "signed" : "overlay";
+  draw(canvas, map, peaks(map, page.size), { mode, opacity: 0.8, size: page.size, tables, longest: 48 });
+}
+
+function showGamma(gamma) {
+  const slider = byId("gamma");
+  slider.value = gamma;
+  slider.style.setProperty("--fill", `${(100 * gamma) / slider.max}%`);
+  slider.setAttribute("aria-valuetext", `${gamma.toFixed(2)}${gamma === 0 ? ", the plain method" : ""}`);
+  byId("gamma-value").textContent = gamma.toFixed(2);
+  byId("opacity").style.setProperty("--fill", `${100 * state.opacity}%`);
+}
+
+function listed(names, last) {
+  return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} ${last} ${names.at(-1)}`;
+}
+
+function short(name, length = 90) {
+  const letters = [...halves(name, twoPart)[0]];
+  return letters.length > length ? `${letters.slice(0, length - 1).join("")}…` : letters.join("");
+}
+
+function rivalNames() {
+  if (state.rivals === "asked" && page.asked === "asked") {
+    const more = page.askedCount - page.askedNames.length;
+    return more > 0 ? [...page.askedNames, `${more} more`] : page.askedNames;
+  }
+  return chosen().map((d) => page.classes[d].name);
+}
+
+function bare(name) { // isolates keep a right-to-left name from turning the sentence around it
+  return `\u2068${short(name, 60)}\u2069`;
+}
+
+function showWords() {
+  const { map, peak, question } = shown;
+  const target = bare(page.classes[state.target].name);
+  const rivals = rivalNames().slice(0, 6).map(bare);
+  const against = contrasting() && question.gamma > 0 ? ` against ${listed(rivals, "and")}` : "";
+  const none = state.mode === "signed" ? peak.magnitude === 0 : peak.positive === 0;
+  const blank = byId("blank");
+  const words = `Nothing speaks for ${target}${against}${against ? ` at γ = ${question.gamma.toFixed(2)}` : ""}.`;
+  if (none && blank.textContent !== words) blank.textContent = words;
+  if (!none) blank.textContent = "";
+  blank.hidden = !none;
+  const where = peak.positive > 0
+    ? `Strongest ${quarter(peak, page.size)}; above half of its peak on ${percent(share(map, peak.positive / 2))} of the picture.`
+    : words;
+  byId("where").textContent = where;
+  byId("map").setAttribute("aria-label", `What speaks for ${target}${against}. ${where}`);
+}
+
+function quarter(peak, size) {
+  const third = (at, length, names) => names[Math.min(2, Math.floor((3 * at) / length))];
+  const across = third(peak.x, size[1], ["left", "", "right"]);
+  const down = third(peak.y, size[0], ["upper", "", "lower"]);
+  if (!across && !down) return "in the middle";
+  if (!down) return `in the middle ${across}`;
+  return across ? `in the ${down} ${across}` : `in the ${down} middle`;
+}
+
+function share(map, level) {
+  const values = upsample(map, 64, 64);
+  return values.reduce((sum, value) => sum + (value > level ? 1 : 0), 0) / values.length;
+}
+
+// --- controls -------------------------------------------------------------------------------------------------------
+
+function refreshControls() {
+  const method = methodOf();
+  const row = index.images[state.picture];
+  byId("file").textContent = row.name;
+  byId("file").title = row.name;
+  byId("truth").replaceChildren(...truth(row));
+  byId("question").replaceChildren(...sentence());
+  byId("target").replaceChildren(
+    nameOf(page.classes[state.target].name, twoPart),
+    element("small", {}, percent(page.probabilities[state.target])),
+  );
+  refreshRivals(method);
+  byId("gamma").max = gammaLimit(page);
+  byId("gamma").disabled = byId("plain").disabled = !contrasting();
+  byId("reverse").disabled = !canReverse();
+  for (const radio of document.querySelectorAll("input[name=mode]")) radio.checked = radio.value === state.mode;
+  byId("opacity").value = state.opacity;
+  byId("opacity").disabled = state.mode === "contour";
+  byId("one").classList.toggle("dimmed", state.mode === "contour");
+  byId("one").classList.toggle("greyed", state.mode === "signed");
+  refreshLegend();
+  refreshMethods(method);
+  refreshAbout(method);
+  byId("position").textContent = `${state.picture + 1} / ${index.images.length}`;
+  byId("previous").disabled = table.neighbour(state.picture, -1) === null;
+  byId("next").disabled = table.neighbour(state.picture, 1) === null;
+  document.title = `${row.name} · ${index.title}`;
+}
+
+function truth(row) {
+  if (row.wrong === null) return [];
+  if (!row.wrong) return [" ", element("span", { class: "badge right" }, "predicted right")];
+  return [" ", element("span", { class: "badge wrong" }, "predicted wrong"), " it is ", nameOf(row.truth, twoPart)];
+}
+
+function sentence() {
+  const bold = (name, kind) => element("b", { class: kind, title: name }, element("bdi", {}, short(name)));
+  const parts = ["Why ", bold(page.classes[state.target].name, "for")];
+  const names = rivalNames();
+  const few = names.length > 4 ? [...names.slice(0, 3), `${names.length - 3} more`] : names;
+  few.forEach((name, i) => parts.push(i === 0 ? " and not " : i === few.length - 1 ? " or " : ", ", bold(name, "against")));
+  parts.push("?");
+  return parts;
+}
+
+function refreshRivals(method) {
+  const list = byId("rivals");
+  const focused = document.activeElement?.dataset?.rival;
+  const rows = page.classes.map((entry, place) => ({ ...entry, place })).filter(({ place }) => place !== state.target);
+  list.replaceChildren(...rows.map((row, i) => rivalRow(row, i, method)));
+  if (page.asked === "asked") list.prepend(askedRow());
+  list.querySelector(`[data-rival="${focused}"]`)?.focus();
+  const note = byId("rivals-note");
+  note.hidden = page.classes.length > 1;
+  note.textContent = "The evidence of single rivals was not kept, so only the question as asked can be shown here. To choose among rivals, explain again with keep=9 or with keep_images=True.";
+}
+
+function rivalRow({ name, place }, i, method) {
+  const similar = page.similarity?.[state.target]?.[place] ?? null;
+  const meter = element("span", { class: "meter", "aria-hidden": "true" }, element("i"));
+  meter.firstChild.style.width = `${100 * page.probabilities[place]}%`;
+  const figures = similar === null ? "" : ` · similarity ${similar.toFixed(2)}`;
+  const thumbnail = index.images[state.picture].thumbnail;
+  const mini = element("span", { class: "mini", "aria-hidden": "true" });
+  if (thumbnail) mini.append(element("img", { src: thumbnail, alt: "" }));
+  mini.append(element("canvas", { "data-place": place, width: 1, height: 1 }));
+  const example = index.examples[name];
+  const possible = answerable(page, method, { ...state, rivals: [place] });
+  const button = element(
+    "button",
+    { type: "button", class: "rival", "data-rival": place, "aria-pressed": String(chosen().includes(place)), disabled: !possible },
+    mini,
+    element("span", { class: "text" }, nameOf(name, twoPart), meter, element("small", {}, percent(page.probabilities[place]) + figures)),
+    element(
+      "span", { class: "side" },
+      example ? element("img", { class: "example", src: example, alt: "", title: "an example of this class" }) : null,
+      i < 9 ? element("kbd", { class: "hint", "aria-hidden": "true" }, String(i + 1)) : null,
+    ),
+  );
+  button.addEventListener("click", () => toggle(place));
+  return element("li", {}, button);
+}
+
+function askedRow() {
+  const names = page.askedNames.slice(0, 3).map((name) => short(name, 40));
+  const more = page.askedCount - names.length;
+  const text = element(
+    "span", { class: "text" },
+    element("span", { class: "name" }, element("bdi", {}, more > 0 ? `${names.join(", ")} + ${more} more` : listed(names, "and"))),
+    element("small", {}, `the question as asked (${page.weights})`),
+  );
+  const button = element(
+    "button",
+    { type: "button", class: "rival", "data-rival": "asked", "aria-pressed": String(state.rivals === "asked"), disabled: state.target !== 0 },
+    element("span", { class: "mini", "aria-hidden": "true" }), text,
+  );
+  button.addEventListener("click", () => set({ rivals: state.rivals === "asked" ? [] : "asked" }));
+  return element("li", {}, button);
+}
+
+function toggle(place) {
+  const now = chosen();
+  if (methodOf().kind === "grid") return set({ rivals: now.length === 1 && now[0] === place ? [] : [place] });
+  return set({ rivals: now.includes(place) ? now.filter((d) => d !== place) : [...now, place] });
+}
+
+function canReverse() {
+  const turned = reversed(page, { ...state, rivals: chosen() });
+  return turned !== null && !methodOf().fixed && answerable(page, methodOf(), turned);
+}
+
+function reverse() {
+  if (canReverse()) set(reversed(page, { ...state, rivals: chosen() }));
+}
+
+function refreshLegend() {
+  const signed = state.mode === "signed";
+  byId("legend-low").textContent = signed ? "for the rivals" : "0";
+  byId("legend-high").textContent = signed ? "for the target" : "peak";
+  const from = signed ? tables.signed : tables.evidence;
+  const stops = Array.from({ length: 17 }, (_, i) => from.slice(3 * 15 * i, 3 * 15 * i + 3)).map((rgb) => `rgb(${rgb.join(" ")})`);
+  byId("ramp").style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
+}
+
+function refreshMethods(method) {
+  const group = byId("methods");
+  const wanted = page.methods.map((entry) => entry.name).join();
+  if (group.dataset.of !== wanted) {
+    group.dataset.of = wanted;
+    group.replaceChildren(...page.methods.map((entry) => {
+      const radio = element("input", { type: "radio", name: "method", value: entry.name });
+      radio.addEventListener("change", () => set({ method: entry.name }));
+      return element("label", {}, radio, element("span", {}, entry.label));
+    }));
+  }
+  for (const radio of group.querySelectorAll("input")) radio.checked = radio.value === state.method;
+  const note = byId("method-note");
+  const like = method.as && page.methods.find((entry) => entry.name === method.as);
+  note.textContent = method.kind === "grid"
+    ? `${method.label} is not linear in the contrast, so the page holds its exact maps at ${method.gammas.length} values of γ, for the question as asked${method.questions.length > 1 ? " and for one rival at a time" : ""}.`
+    : like ? `Here ${method.label} gives the same map as ${like.label}: after this layer the model only pools and weighs.`
+      : method.fixed ? `${method.label} gathers its evidence for one target, so the reverse question is left out.` : "";
+  note.hidden = !note.textContent;
+  const select = byId("weights");
+  select.value = state.weights;
+  select.disabled = method.kind === "grid" || state.rivals === "asked" || chosen().length < 2;
+  select.querySelector("[value=orthogonal]").disabled = method.kind !== "linear" || method.layers.some((layer) => !layer.gram);
+}
+
+function refreshAbout(method) {
+  const kind = method.kind === "grid" ? method.maps[0] : method.layers[0].maps[0];
+  const facts = [
+    ["Map", "ReLU(S_c − γ Σ ω_d S_d), divided by its own peak; S is what each class sees"],
+    ["Method", method.label],
+    [page.layers.length > 1 ? `Layers (${page.fusion})` : "Layer", page.layers.join(", ")],
+    ["Resolution", `${kind.h} × ${kind.w}, shown at ${page.size[0]} × ${page.size[1]}`],
+    ["Asked", `γ = ${page.gamma}, weights “${page.weights}”`],
+  ];
+  if (page.views > 1) facts.push(["Views", `mean of ${page.views}`]);
+  byId("about").replaceChildren(...facts.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, text)]));
+}
+
+// --- reading the map at a place -------------------------------------------------------------------------------------
+
+let place = null;
+
+function pointAt(event) {
+  const box = byId("stage").getBoundingClientRect();
+  const [height, width] = page.size;
+  const inside = (value, most) => Math.min(most - 1, Math.max(0, Math.floor(value)));
+  place = {
+    x: inside(((event.clientX - box.left) / box.width) * width, width),
+    y: inside(((event.clientY - box.top) / box.height) * height, height),
+  };
+  showBubble();
+}
+
+function mapAt(x, y) {
+  const raw = valueAt(shown.map, page.size, x, y);
+  const { positive, magnitude } = shown.peak;
+  return { raw, value: positive > 0 ? Math.max(raw, 0) / positive : 0, signed: magnitude > 0 ? raw / magnitude : 0 };
+}
+
+function showBubble() {
+  byId("dot").hidden = byId("bubble").hidden = !place;
+  if (!place) return;
+  const stage = byId("stage");
+  const [x, y] = [((place.x + 0.5) / page.size[1]) * stage.clientWidth, ((place.y + 0.5) / page.size[0]) * stage.clientHeight];
+  const { raw, value, signed } = mapAt(place.x, place.y);
+  byId("value").textContent = state.mode === "signed" ? `${signed < 0 ? "−" : "+"}${Math.abs(signed).toFixed(2)}` : value.toFixed(2);
+  byId("raw").textContent = `before scaling ${raw.toPrecision(2).replace("-", "−")}`;
+  const bubble = byId("bubble");
+  const left = x + 16 + bubble.offsetWidth > stage.clientWidth ? x - 16 - bubble.offsetWidth : x + 16;
+  const top = Math.min(Math.max(4, y - bubble.offsetHeight / 2), stage.clientHeight - bubble.offsetHeight - 4);
+  byId("dot").style.transform = `translate(${x}px, ${y}px)`;
+  bubble.style.transform = `translate(${Math.max(4, left)}px, ${top}px)`;
+}
+
+// --- from place to place --------------------------------------------------------------------------------------------
+
+function route() {
+  const { picture, wishes } = fromAddress(location.hash, index.images.length);
+  clearTimeout(waiting);
+  place = null;
+  byId("one").hidden = picture === null;
+  byId("all").hidden = picture !== null;
+  byId("browse").hidden = picture === null || index.images.length === 1;
+  if (picture === null) {
+    page = null;
+    state = { ...state, picture };
+    document.title = index.title;
+    return;
+  }
+  const before = state;
+  page = pageOf(picture);
+  const question = wished(page, wishes);
+  const kept = !wishes && page.methods.some((method) => method.name === before.method) ? { method: before.method } : {};
+  state = { picture, mode: before.mode, opacity: before.opacity, ...question, ...kept };
+  byId("photo").hidden = page.photo === null;
+  if (page.photo) byId("photo").src = page.photo;
+  byId("one").style.setProperty("--ratio", page.size[1] / page.size[0]);
+  axes.clear();
+  set({});
+  window.scrollTo(0, 0);
+}
+
+function go(step) {
+  const next = table.neighbour(state.picture, step);
+  if (next !== null) location.hash = `#/${next + 1}`;
+}
+
+function hold(on) {
+  if (held === on || !page || !contrasting()) return;
+  held = on;
+  byId("plain").setAttribute("aria-pressed", String(on));
+  schedule(false);
+}
+
+function save() {
+  const canvas = byId("map");
+  const sheet = element("canvas", { width: canvas.width, height: canvas.height });
+  const context = sheet.getContext("2d");
+  context.filter = getComputedStyle(byId("photo")).filter;
+  if (page.photo) context.drawImage(byId("photo"), 0, 0, sheet.width, sheet.height);
+  context.filter = "none";
+  context.drawImage(canvas, 0, 0);
+  const link = element("a", { download: `map-${state.picture + 1}.png`, href: sheet.toDataURL("image/png") });
+  link.click();
+}
+
+function setGamma(gamma) {
+  set({ gamma: Math.round(1000 * Math.min(gammaLimit(page), Math.max(0, gamma))) / 1000 }, false);
+}
+
+function stepGamma(direction, large) {
+  const method = methodOf();
+  if (method.kind !== "grid") return setGamma(state.gamma + direction * (large ? 0.25 : 0.05));
+  const next = nearest(method.gammas, state.gamma) + direction * (large ? 3 : 1);
+  return setGamma(method.gammas[Math.min(method.gammas.length - 1, Math.max(0, next))]);
+}
+
+const cycle = (list, now) => list[(list.indexOf(now) + 1) % list.length];
+
+const KEYS = {
+  ArrowUp: (event) => contrasting() && stepGamma(1, event.shiftKey),
+  ArrowDown: (event) => contrasting() && stepGamma(-1, event.shiftKey),
+  ArrowLeft: () => go(-1),
+  ArrowRight: () => go(1),
+  r: reverse,
+  m: () => set({ mode: cycle(MODES, state.mode) }),
+  n: () => set({ method: cycle(page.methods.map((method) => method.name), state.method) }),
+  p: () => hold(true),
+  s: save,
+  0: () => set({ ...firstQuestion(page), method: state.method }),
+  Escape: () => index.images.length > 1 && (location.hash = "#/"),
+};
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
+  const { tagName, type } = event.target;
+  const arrow = event.key.startsWith("Arrow");
+  if (tagName === "SELECT" || type === "search" || (arrow && (type === "range" || type === "radio"))) return;
+  if (event.key === "?") return void byId("help").showModal();
+  if (!page) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (/^[1-9]$/.test(key)) {
+    const button = document.querySelectorAll("#rivals button[data-rival]:not([data-rival=asked])")[Number(key) - 1];
+    if (button && !button.disabled) button.click();
+  } else if (KEYS[key]) {
+    KEYS[key](event);
+    event.preventDefault();
+  }
+}
+
+function dark() {
+  const set = document.documentElement.dataset.theme;
+  return set ? set === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+}
+
+function start() {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  setTheme(system.matches ? "dark" : "light");
+  system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
+  const all = index.images.flatMap((row) => [row.target, row.predicted, ...row.rivals]);
+  twoPart = all.filter((name) => /^.+?\s*\(.+\)$/.test(name)).length >= 0.8 * all.length;
+  table.build(index, twoPart);
+  const on = (id, event, act) => byId(id).addEventListener(event, act);
+  on("gamma", "input", () => setGamma(byId("gamma").valueAsNumber));
+  on("opacity", "input", () => set({ opacity: byId("opacity").valueAsNumber }, false));
+  on("modes", "change", (event) => set({ mode: event.target.value }));
+  on("weights", "change", () => set({ weights: byId("weights").value }));
+  on("reverse", "click", reverse);
+  on("reset", "click", KEYS[0]);
+  on("previous", "click", () => go(-1));
+  on("next", "click", () => go(1));
+  on("theme", "click", () => setTheme(dark() ? "light" : "dark"));
+  on("help-open", "click", () => byId("help").showModal());
+  on("plain", "pointerdown", () => hold(true));
+  for (const event of ["pointerup", "pointerleave", "pointercancel", "blur"]) on("plain", event, () => hold(false));
+  on("plain", "keydown", (event) => (event.key === " " || event.key === "Enter") && hold(true));
+  on("plain", "keyup", () => hold(false));
+  on("stage", "pointermove", (event) => event.pointerType === "mouse" && pointAt(event));
+  on("stage", "pointerdown", pointAt);
+  on("stage", "pointerleave", (event) => {
+    if (event.pointerType === "mouse") place = null;
+    showBubble();
+  });
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("keyup", (event) => event.key.toLowerCase() === "p" && hold(false));
+  window.addEventListener("blur", () => hold(false));
+  window.addEventListener("hashchange", route);
+  window.addEventListener("resize", () => page && showBubble());
+  route();
+}
+
+// For tests and the curious: the state, and the very numbers that are drawn.
+window.finercam = {
+  state: () => ({ ...state, classes: page ? page.classes.map((entry) => entry.id) : [] }),
+  set: (change) => set(change),
+  mapAt: (x, y) => mapAt(x, y),
+  maps: () => upsample(shown.map, ...page.size).map((value) => (shown.peak.positive > 0 ? Math.max(value, 0) / shown.peak.positive : 0)),
+  signed: () => shown.map,
+  peak: () => shown.peak,
+  times: () => times.slice(),
+};
+
+start();

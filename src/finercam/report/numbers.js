@@ -1,0 +1,246 @@
+// Numbers: unpacking, the contrast, fusion, upsampling, peaks. Pure functions of plain arrays, equal to Python's.
+
+const GAMMA_SLACK = 1e-9;
+
+function bytesOf(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+// Maps as report/pack.py wrote them: [{h, w, values: Float64Array, noise}], `noise` the most that rounding took.
+function unpack(packed) {
+  const [h, w] = packed.shape;
+  const bytes = bytesOf(packed.data);
+  const whole = packed.bits === 16 ? new Int16Array(bytes.buffer) : new Int8Array(bytes.buffer);
+  return packed.scales.map((scale, m) => {
+    const values = Float64Array.from(whole.subarray(m * h * w, (m + 1) * h * w));
+    for (let i = 0; i < values.length; i++) values[i] *= scale;
+    return { h, w, values, noise: scale / 2 };
+  });
+}
+
+function unpackMethods(methods) {
+  const found = methods.map((method) => {
+    if (method.kind === "grid") return { ...method, maps: unpack(method.maps) };
+    if (method.kind !== "linear") return { ...method };
+    const layers = method.layers.map((layer) => ({
+      maps: unpack(layer.maps),
+      rest: layer.rest ? unpack(layer.rest)[0] : null,
+      asked: layer.asked ? unpack(layer.asked) : null,
+      gram: layer.gram || null,
+    }));
+    return { ...method, layers };
+  });
+  for (const method of found) {
+    if (method.kind === "same") Object.assign(method, { ...found.find((m) => m.name === method.as), ...named(method) });
+  }
+  return found;
+}
+
+function named(method) {
+  return { name: method.name, label: method.label, as: method.as };
+}
+
+// How much each rival counts: "mean" 1/T, "probability" a softmax over the rivals alone, "orthogonal" the least
+// squares that leave the target's channel weights at right angles to the rivals'.
+function rivalWeights(kind, logits, gram, target, rivals) {
+  if (!rivals.length) return [];
+  if (kind === "probability") {
+    const top = Math.max(...rivals.map((d) => logits[d]));
+    const powers = rivals.map((d) => Math.exp(logits[d] - top));
+    const sum = powers.reduce((a, b) => a + b, 0);
+    return powers.map((p) => p / sum);
+  }
+  if (kind === "orthogonal" && gram) {
+    const inner = rivals.map((a) => rivals.map((b) => gram[a][b]));
+    return leastSquares(inner, rivals.map((d) => gram[d][target]), 1e-10);
+  }
+  return rivals.map(() => 1 / rivals.length);
+}
+
+// x = pinv(A) b for a symmetric A, by Jacobi rotations; directions below `rtol` of the largest are left out.
+function leastSquares(matrix, right, rtol) {
+  const n = right.length;
+  const a = matrix.map((row) => row.slice());
+  const v = a.map((_, i) => a.map((__, j) => (i === j ? 1 : 0)));
+  for (let sweep = 0; sweep < 60; sweep++) {
+    let off = 0;
+    let all = 0;
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) (i === j ? 0 : (off += a[i][j] ** 2), (all += a[i][j] ** 2));
+    if (off <= 1e-30 * all) break;
+    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, v, p, q);
+  }
+  const values = a.map((row, i) => row[i]);
+  const least = rtol * Math.max(...values.map(Math.abs));
+  const along = values.map((value, k) => {
+    if (Math.abs(value) <= least) return 0;
+    let dot = 0;
+    for (let i = 0; i < n; i++) dot += v[i][k] * right[i];
+    return dot / value;
+  });
+  return right.map((_, i) => along.reduce((sum, x, k) => sum + v[i][k] * x, 0));
+}
+
+function rotate(a, v, p, q) {
+  if (a[p][q] === 0) return;
+  const theta = (a[q][q] - a[p][p]) / (2 * a[p][q]);
+  const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.sqrt(theta * theta + 1));
+  const c = 1 / Math.sqrt(t * t + 1);
+  const s = t * c;
+  for (let k = 0; k < a.length; k++) [a[k][p], a[k][q]] = [c * a[k][p] - s * a[k][q], s * a[k][p] + c * a[k][q]];
+  for (let k = 0; k < a.length; k++) [a[p][k], a[q][k]] = [c * a[p][k] - s * a[q][k], s * a[p][k] + c * a[q][k]];
+  for (let k = 0; k < a.length; k++) [v[k][p], v[k][q]] = [c * v[k][p] - s * v[k][q], s * v[k][p] + c * v[k][q]];
+}
+
+// The map before the ReLU, S_c - gamma * sum_d w_d S_d, at the layer's resolution; null where it was not kept.
+// `rivals` are places among the picture's classes, or "asked" for the question as it was first put.
+function signedMap(page, method, { target, rivals, gamma, weights }) {
+  if (method.kind === "grid") return fromGrid(method, target, rivals, gamma);
+  const maps = method.layers.map((layer) => contrasted(page, method, layer, target, rivals, gamma, weights));
+  return maps.some((map) => !map) ? null : fuse(maps, page.fusion);
+}
+
+function contrasted(page, method, layer, target, rivals, gamma, weights) {
+  if (rivals === "asked") {
+    if (!layer.asked || target !== 0) return null;
+    return combine([layer.asked[0], layer.asked[1]], [1, -gamma]);
+  }
+  const shares = rivalWeights(weights, page.logits, layer.gram, target, rivals);
+  const maps = [layer.maps[target], ...rivals.map((d) => layer.maps[d])];
+  const factors = [1, ...shares.map((share) => -gamma * share)];
+  if (layer.rest) {
+    // each class's own map has its score of the empty input taken off; of a rival's that is put back
+    maps.push(layer.rest);
+    factors.push(rivals.reduce((sum, d, t) => sum - gamma * shares[t] * method.baseline[d], 0));
+  }
+  return combine(maps, factors);
+}
+
+function combine(maps, factors) {
+  const values = new Float64Array(maps[0].values.length);
+  let noise = 0;
+  maps.forEach((map, m) => {
+    const factor = factors[m];
+    noise += Math.abs(factor) * map.noise;
+    if (factor !== 0) for (let i = 0; i < values.length; i++) values[i] += factor * map.values[i];
+  });
+  return { h: maps[0].h, w: maps[0].w, values, noise };
+}
+
+function fromGrid(method, target, rivals, gamma) {
+  const key = JSON.stringify(rivals);
+  const q = method.questions.findIndex((entry) => entry.target === target && JSON.stringify(entry.against) === key);
+  const plain = method.questions.findIndex((entry) => entry.target === target);
+  if (!rivals.length && plain >= 0) return method.maps[plain * method.gammas.length];
+  return q < 0 ? null : method.maps[q * method.gammas.length + nearest(method.gammas, gamma)];
+}
+
+function nearest(values, wanted) {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) {
+    if (Math.abs(values[i] - wanted) < Math.abs(values[best] - wanted) - GAMMA_SLACK) best = i;
+  }
+  return best;
+}
+
+function largest(values, of = (v) => v) {
+  let found = -Infinity;
+  for (const value of values) if (of(value) > found) found = of(value);
+  return found;
+}
+
+function fuse(maps, fusion) {
+  if (maps.length === 1) return maps[0];
+  const finest = maps.reduce((a, b) => (b.h * b.w > a.h * a.w ? b : a));
+  const scaled = maps.map((map) => {
+    const most = largest(map.values, Math.abs);
+    const peak = most > blur(map) ? most : Infinity;
+    const values = map.values.map((value) => value / peak);
+    return upsample({ h: map.h, w: map.w, values }, finest.h, finest.w);
+  });
+  const values = scaled[0].map((_, i) => {
+    const at = scaled.map((map) => map[i]);
+    if (fusion === "mean") return at.reduce((a, b) => a + b, 0) / at.length;
+    const forIt = at.reduce((a, b) => a * Math.max(b, 0), 1);
+    return forIt - at.reduce((a, b) => a * Math.max(-b, 0), 1);
+  });
+  // the share of its own peak that each layer's rounding is
+  const noise = maps.reduce((sum, map) => sum + map.noise / (largest(map.values, Math.abs) || 1), 0);
+  return { h: finest.h, w: finest.w, values, noise };
+}
+
+// What is no larger than rounding could have made is no evidence.
+function blur(map) {
+  return (map.noise || 0) * (1 + 1e-9);
+}
+
+// Where output pixels fall on n native ones, pixel centres aligned (align_corners=False): two places and a fraction.
+function axis(n, size) {
+  const first = new Int32Array(size);
+  const second = new Int32Array(size);
+  const fraction = new Float64Array(size);
+  for (let i = 0; i < size; i++) {
+    const at = n === size ? i : Math.max(0, ((i + 0.5) * n) / size - 0.5);
+    first[i] = Math.min(Math.floor(at), n - 1);
+    second[i] = Math.min(first[i] + 1, n - 1);
+    fraction[i] = at - first[i];
+  }
+  return { first, second, fraction };
+}
+
+function upsample(map, height, width) {
+  const [ys, xs] = [axis(map.h, height), axis(map.w, width)];
+  const out = new Float64Array(height * width);
+  const row = new Float64Array(map.w);
+  for (let y = 0; y < height; y++) {
+    blendRow(map, ys, y, row);
+    for (let x = 0; x < width; x++) {
+      const left = row[xs.first[x]];
+      out[y * width + x] = left + (row[xs.second[x]] - left) * xs.fraction[x];
+    }
+  }
+  return out;
+}
+
+function blendRow(map, ys, y, row) {
+  const [top, bottom, f] = [ys.first[y] * map.w, ys.second[y] * map.w, ys.fraction[y]];
+  for (let x = 0; x < map.w; x++) row[x] = map.values[top + x] + (map.values[bottom + x] - map.values[top + x]) * f;
+}
+
+// The value at one pixel of an image of size (height, width).
+function valueAt(map, size, x, y) {
+  const [ys, xs] = [axisAt(map.h, size[0], y), axisAt(map.w, size[1], x)];
+  const row = (i) => map.values[i * map.w + xs[0]] * (1 - xs[2]) + map.values[i * map.w + xs[1]] * xs[2];
+  return row(ys[0]) * (1 - ys[2]) + row(ys[1]) * ys[2];
+}
+
+function axisAt(n, size, i) {
+  const at = n === size ? i : Math.max(0, ((i + 0.5) * n) / size - 0.5);
+  const first = Math.min(Math.floor(at), n - 1);
+  return [first, Math.min(first + 1, n - 1), at - first];
+}
+
+// Largest positive value and largest magnitude of the map at the image's size, and where the first one is. Between
+// four native places the map is linear in x and in y, so only the pixels next to a native place can be extreme.
+function peaks(map, size) {
+  const [ys, xs] = [corners(map.h, size[0]), corners(map.w, size[1])];
+  const found = { positive: 0, magnitude: 0, x: 0, y: 0 };
+  for (const y of ys) {
+    for (const x of xs) {
+      const value = valueAt(map, size, x, y);
+      if (value > found.positive) Object.assign(found, { positive: value, x, y });
+      if (Math.abs(value) > found.magnitude) found.magnitude = Math.abs(value);
+    }
+  }
+  if (found.positive <= blur(map)) found.positive = 0;
+  if (found.magnitude <= blur(map)) found.magnitude = 0;
+  return found;
+}
+
+function corners(n, size) {
+  const { first } = axis(n, size);
+  const found = [];
+  for (let i = 0; i < size; i++) {
+    if (i === 0 || i === size - 1 || first[i] !== first[i - 1] || first[i] !== first[i + 1]) found.push(i);
+  }
+  return found;
+}

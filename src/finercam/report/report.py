@@ -1,0 +1,220 @@
+"""Writes explanations as one HTML file that answers new questions by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from finercam.errors import FinerCAMError
+from finercam.explanation import Explanation
+from finercam.images import Preprocess
+from finercam.names import class_id, label
+from finercam.report.classes import Apart, with_rivals
+from finercam.report.colours import tables
+from finercam.report.content import Content, page_of
+from finercam.report.pictures import THUMBNAIL, data_uri, example_of, seen_by_model
+
+__all__ = ["write_report"]
+
+SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "live.js")
+NAME_LENGTH = 2000
+
+
+def write_report(
+    answers: Explanation | Iterable[Explanation],
+    file: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    images: Sequence[Any] | Tensor | None = None,
+    preprocess: Preprocess | None = None,
+    title: str = "Why this class and not that one?",
+    labels: Sequence[int | str | None] | None = None,
+    examples: Mapping[Any, Any] | str | os.PathLike[str] | None = None,
+    rivals: int = 9,
+    methods: Sequence[str] | None = None,
+) -> Path:
+    """Write explanations as one self-contained HTML file: no server, nothing fetched, at most 150 KB an image
+    beyond its photo. In it one asks about other rivals, gamma and methods, and the map answers at once.
+
+    Args:
+        answers: one explanation (of a batch), or several, as from batches; written as they come.
+        file: the HTML file; it appears when it is whole.
+        names: what to call each image (file names), for all answers in a row.
+        images: the pictures, where the answers did not keep them: normalised tensors `(3, H, W)`, PIL images or paths.
+        preprocess: undoes the normalisation, so that the photo has its own colours.
+        title: heading of the page.
+        labels: true class of each image (id, name, or None where unknown), to find the wrong predictions.
+        examples: a picture for some classes: a mapping of names or ids to pictures, or a folder with sub-folders
+            (or pictures) named as the classes.
+        rivals: classes to offer besides the target: its references, then the likeliest. Where the evidence lacks
+            them and the images were kept, gradient methods run the model once more.
+        methods: other methods to offer from the same evidence; None for the usual ones.
+
+    Raises FinerCAMError if there is nothing to write, or names, images or labels do not match the answers.
+
+    >>> import torch
+    >>> from finercam import FinerCAM
+    >>> nn = torch.nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    >>> answer = FinerCAM(model, class_names=["wren", "robin", "finch"])(torch.rand(2, 3, 16, 16))
+    >>> write_report(answer, tempfile.mkdtemp() + "/report.html", names=["a.jpg", "b.jpg"]).name
+    'report.html'
+    """
+    try:
+        import jinja2
+    except ModuleNotFoundError:
+        raise FinerCAMError("the live report needs jinja2: pip install 'finercam[report]'") from None
+    if not 1 <= rivals <= 40:
+        raise FinerCAMError(f"rivals={rivals}: expected 1 to 40 classes besides the target")
+    several = [answers] if isinstance(answers, Explanation) else answers
+    pages = _Pages(names, images, preprocess, labels, examples, rivals, methods)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_asset("page.html.j2"))
+    style = _asset("style.css")
+    script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
+    parts = template.generate(
+        title=_text(title),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        pages=(_json(page) for page in pages.of(several)),
+        index=lambda: _json(pages.index(_text(title))),
+    )
+    return _write(parts, Path(file))
+
+
+class _Pages:
+    """Turns answers into pages one by one, and remembers what the table of all images needs."""
+
+    def __init__(
+        self,
+        names: Sequence[str] | None,
+        images: Sequence[Any] | Tensor | None,
+        preprocess: Preprocess | None,
+        labels: Sequence[int | str | None] | None,
+        examples: Any,
+        rivals: int,
+        methods: Sequence[str] | None,
+    ) -> None:
+        self.given = {"names": names, "images": images, "labels": labels}
+        self.preprocess, self.examples, self.rivals, self.methods = preprocess, examples, rivals, methods
+        self.rows: list[dict[str, Any]] = []
+        self.pictures: dict[str, str] = {}
+
+    def of(self, answers: Iterable[Explanation]) -> Iterator[dict[str, Any]]:
+        for answer in answers:
+            if not isinstance(answer, Explanation):
+                raise FinerCAMError(f"a {type(answer).__name__} given as an answer: expected an Explanation")
+            for what in self.given:  # before the work, not after
+                self._check(what, len(self.rows) + len(answer), exact=False)
+            apart = with_rivals(answer, self.rivals)
+            for one, one_apart in zip(answer, apart, strict=True):
+                yield self._page(one, one_apart)
+        if not self.rows:
+            raise FinerCAMError("no explanation was given; a report needs at least one image")
+        for what in self.given:
+            self._check(what, len(self.rows), exact=True)
+
+    def index(self, title: str) -> dict[str, Any]:
+        return {"title": title, "images": self.rows, "examples": self.pictures, "colours": tables()}
+
+    def _page(self, answer: Explanation, apart: Explanation) -> dict[str, Any]:
+        at = len(self.rows)
+        content = page_of(answer, Apart.of(apart, self.rivals), apart, self.methods)
+        picture = self._at("images", at)
+        if picture is None and answer.images is not None:
+            picture = answer.images[0]
+        photo = seen_by_model(picture, answer.setting.image_size, self.preprocess)
+        for entry in content.data["classes"]:
+            entry["name"] = _text(entry["name"])
+            self._example(entry["name"], entry["id"])
+        content.data["askedNames"] = [_text(name) for name in content.data["askedNames"]]
+        content.data["photo"] = None if photo is None else data_uri(photo)
+        self.rows.append(self._row(answer, content, at, None if photo is None else data_uri(photo, THUMBNAIL, 80)))
+        return content.data
+
+    def _row(self, answer: Explanation, content: Content, at: int, thumbnail: str | None) -> dict[str, Any]:
+        names = answer.setting.class_names
+        predicted = int(answer.logits[0].argmax())
+        truth = self._at("labels", at)
+        if truth is not None:
+            truth = class_id(truth, names, answer.logits.shape[1], "label")
+        return {
+            "name": _text(self._at("names", at) or f"picture {at + 1}"),
+            "thumbnail": thumbnail,
+            "target": content.data["classes"][0]["name"],
+            "probability": content.data["probabilities"][0],
+            "predicted": _text(label(predicted, names)),
+            "confidence": float(answer.probabilities[0, predicted]),
+            "rivals": content.data["askedNames"][:3],
+            "truth": None if truth is None else _text(label(truth, names)),
+            "wrong": None if truth is None else truth != predicted,
+        }
+
+    def _example(self, name: str, class_id: int) -> None:
+        if name not in self.pictures:
+            found = example_of(name, class_id, self.examples)
+            if found is not None:
+                self.pictures[name] = found
+
+    def _at(self, what: str, at: int) -> Any:
+        given = self.given[what]
+        return None if given is None else given[at]
+
+    def _check(self, what: str, count: int, exact: bool) -> None:
+        given = self.given[what]
+        if given is not None and (len(given) < count or (exact and len(given) != count)):
+            more = "" if exact else " or more"
+            raise FinerCAMError(f"{len(given)} {what} for {count}{more} images; give one for each")
+
+
+def _json(data: Any) -> str:
+    """JSON in ASCII that cannot end the script element it stands in."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _text(text: object) -> str:
+    """A name on one line that every encoder takes; undecodable bytes of a file name become question marks."""
+    line = " ".join(str(text).split())[:NAME_LENGTH]
+    return line.encode("utf-8", "replace").decode("utf-8")
+
+
+def _asset(name: str) -> str:
+    return resources.files("finercam.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    return "sha256-" + b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+
+
+def _write(parts: Iterable[str], file: Path) -> Path:
+    """Write beside the file and move it into place, so that a failure leaves no half page."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}-", suffix=".part")
+    except OSError as error:
+        raise FinerCAMError(f"{file}: cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
+            out.writelines(parts)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(beside).chmod(0o666 & ~umask)
+        Path(beside).replace(file)
+    except BaseException as error:
+        Path(beside).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise FinerCAMError(f"{file}: cannot be written: {error.strerror}") from error
+        raise
+    return file

@@ -1,0 +1,108 @@
+// The table of all pictures: filters, order, and a link to each.
+
+function percent(p) {
+  const hundred = 100 * p;
+  if (hundred > 0 && hundred < 0.1) return "<0.1 %";
+  if (hundred > 99.9 && hundred < 100) return ">99.9 %";
+  return hundred > 0 && hundred < 10 ? `${hundred.toFixed(1)} %` : `${Math.round(hundred)} %`;
+}
+
+// All text goes through textContent: nothing in a name can act.
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key === "class") made.className = value;
+    else made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+// "Genus species (Common Name)": where all names are so, what is in brackets comes first and the rest is small.
+function halves(name, split) {
+  const match = split ? /^(.+?)\s*\((.+)\)$/.exec(name) : null;
+  return match ? [match[2], match[1]] : [name, null];
+}
+
+function nameOf(name, split) {
+  const [main, other] = halves(name, split);
+  const shown = element("span", { class: "name", title: name }, element("bdi", {}, main));
+  if (other) shown.append(" ", element("bdi", { class: "other" }, other));
+  return shown;
+}
+
+const table = {
+  filter: { text: "", wrong: false, low: false, by: "order", down: false },
+
+  build(index, split) {
+    this.rows = index.images.map((row, at) => ({ ...row, at, element: this.row(row, at, split) }));
+    this.body = document.getElementById("rows");
+    const on = (id, event, act) => document.getElementById(id).addEventListener(event, act);
+    on("search", "input", (event) => this.update({ text: event.target.value }));
+    on("only-wrong", "change", (event) => this.update({ wrong: event.target.checked }));
+    on("only-low", "change", (event) => this.update({ low: event.target.checked }));
+    document.getElementById("wrong-filter").hidden = !this.rows.some((row) => row.wrong !== null);
+    for (const button of document.querySelectorAll("[data-by]")) {
+      button.addEventListener("click", () => {
+        const { by, down } = this.filter;
+        this.update({ by: button.dataset.by, down: by === button.dataset.by ? !down : false });
+      });
+    }
+    this.update({});
+  },
+
+  row(row, at, split) {
+    const link = element("a", { href: `#/${at + 1}`, class: "picture-name" }, element("bdi", {}, row.name));
+    const rivals = element("td", { class: "rivals-cell" });
+    row.rivals.forEach((name, i) => rivals.append(i ? ", " : "", nameOf(name, split)));
+    const verdict = element("td", { class: "verdict" });
+    if (row.wrong === true) verdict.append(element("span", { class: "badge wrong" }, "wrong"), " ", nameOf(row.truth, split));
+    if (row.wrong === false) verdict.append(element("span", { class: "badge right" }, "right"));
+    const target = element("td", { class: "target-cell" }, nameOf(row.target, split));
+    if (row.predicted !== row.target) target.append(element("small", {}, "predicted: ", nameOf(row.predicted, split)));
+    const picture = row.thumbnail
+      ? element("img", { src: row.thumbnail, alt: "", loading: "lazy", width: 56, height: 56 })
+      : element("span", { class: "no-photo" });
+    return element(
+      "tr", {},
+      element("td", { class: "thumb" }, picture),
+      element("th", { scope: "row" }, link),
+      target,
+      element("td", { class: "probability" }, percent(row.probability)),
+      rivals,
+      verdict,
+    );
+  },
+
+  update(change) {
+    Object.assign(this.filter, change);
+    const { text, wrong, low, by, down } = this.filter;
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const fits = (row) => {
+      const all = [row.name, row.target, row.predicted, row.truth || "", ...row.rivals].join("\n").toLowerCase();
+      return words.every((word) => all.includes(word)) && (!wrong || row.wrong === true) && (!low || row.confidence < 0.5);
+    };
+    const keys = { order: (r) => r.at, name: (r) => r.name, target: (r) => r.target, probability: (r) => r.probability };
+    const key = keys[by];
+    const order = (a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : a.at - b.at);
+    this.shown = this.rows.filter(fits).sort((a, b) => (down ? order(b, a) : order(a, b)));
+    this.body.replaceChildren(...this.shown.map((row) => row.element));
+    const count = document.getElementById("count");
+    count.textContent = this.shown.length === this.rows.length
+      ? `${this.rows.length} pictures`
+      : `${this.shown.length} of ${this.rows.length} pictures`;
+    document.getElementById("none-fit").hidden = this.shown.length > 0;
+    for (const button of document.querySelectorAll("[data-by]")) {
+      const own = button.dataset.by === by;
+      button.parentElement.setAttribute("aria-sort", own ? (down ? "descending" : "ascending") : "none");
+    }
+  },
+
+  // Left and right go through the pictures that the filters leave.
+  neighbour(at, step) {
+    const place = this.shown.findIndex((row) => row.at === at);
+    const next = place < 0 ? at + step : this.shown[place + step]?.at;
+    return next !== undefined && next >= 0 && next < this.rows.length ? next : null;
+  },
+};
