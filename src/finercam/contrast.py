@@ -39,6 +39,12 @@ class Contrast:
                 f"weights={self.weights!r}: expected one of {expected}.{suggest(str(self.weights), WEIGHTS)}"
             )
 
+        if self.references.shape[1] == 0 and bool((self.gamma > 0).any()):
+            raise FinerCAMError(
+                "the model has one class and nothing to hold it against; use gamma=0 for the plain map, or give two "
+                "logits, as scores=lambda y: torch.cat([-y, y], 1)"
+            )
+
     def __repr__(self) -> str:
         gamma = [round(value, 6) for value in self.gamma.tolist()]
         return (

@@ -99,6 +99,8 @@ class Evidence:
     def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
         target = self.coefficients(one_hot(contrast.target, self.logits))
+        if contrast.references.shape[1] == 0:
+            return target
         rivals = torch.stack([self.coefficients(one_hot(d, self.logits)) for d in contrast.references.unbind(1)], 1)
         alpha = _wide(gradient).mean(dim=(3, 4)).to(target)
         alpha_d = rivals @ alpha

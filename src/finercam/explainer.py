@@ -146,11 +146,6 @@ class FinerCAM:
         else:
             chosen = torch.tensor(per_sample(target, count, self.class_names, num_classes))
         strength = per_sample_gamma(self.gamma if gamma is None else gamma, count)
-        if num_classes == 1 and bool((strength > 0).any()):
-            raise FinerCAMError(
-                "the model has one class and nothing to hold it against; use gamma=0 for the plain map, or give two "
-                "logits, as scores=lambda y: torch.cat([-y, y], 1)"
-            )
         picked = self.choose(logits, chosen, against, self.num_references)
         contrast = Contrast(chosen, picked.ids, strength, weights or self.weights)
         setting = Setting(
@@ -287,13 +282,14 @@ class FinerCAM:
             raise FinerCAMError(
                 f"images of shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image{hint}"
             )
-        if not bool(images.isfinite().all()):
-            bad = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
-            raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels; leave them out")
         first = next((p for p in self.model.parameters() if p.is_floating_point()), images)
         # An own copy: later questions may need the images when the caller has long refilled the buffer.
         with torch.inference_mode(False):
-            return images.detach().to(first.device, first.dtype, copy=True)
+            images = images.detach().to(first.device, first.dtype, copy=True)
+        if not bool(images.isfinite().all()):
+            bad = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels as {images.dtype}; leave them out")
+        return images
 
 
 def _version(images: Tensor) -> int:
