@@ -1,0 +1,93 @@
+"""The command line, one word a job. A command is a file in `finercam.commands` and a line here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from finercam.commands.explain import explain
+from finercam.commands.fieldguide import fieldguide
+from finercam.commands.methods import methods
+from finercam.commands.models import models
+from finercam.errors import FinerCAMError
+
+__all__ = ["app", "main"]
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+class OneLineErrors(TyperGroup):
+    """Whatever the user can mend is told in one line on stderr with exit status 2, and never as a traceback."""
+
+    def main(
+        self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **options: Any
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, *more, standalone_mode=False, **options)
+        try:
+            typed = list(sys.argv[1:] if args is None else args) or ["--help"]
+            status = super().main(typed, *more, standalone_mode=False, **options)
+        except FinerCAMError as error:
+            status = _tell(str(error), MISUSED)
+        except _USAGE as error:
+            status = _tell(error.format_message(), error.exit_code)
+        except (typer.Abort, KeyboardInterrupt):
+            status = _tell("interrupted", INTERRUPTED)
+        except BrokenPipeError:  # as in `finercam methods | head -1`; the exit must not flush into it again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = FAILED
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+# The base of usage errors; typer brings click along or depends on it, by version.
+_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="finercam",
+    cls=OneLineErrors,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Why this class and not that one? Contrastive class activation maps for any image classifier.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from finercam import __version__
+
+        typer.echo(f"finercam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None: ...
+
+
+app.command()(explain)
+app.command()(models)
+app.command()(methods)
+app.command()(fieldguide)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends with SystemExit: 0, 1 (some of the work failed) or 2 (usage)."""
+    app(args=arguments, prog_name="finercam")
+
+
+def _tell(message: str, status: int) -> int:
+    from finercam.commands.console import complain
+
+    complain(message)
+    return status
+
+
+if __name__ == "__main__":
+    main()

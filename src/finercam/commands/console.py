@@ -1,0 +1,59 @@
+"""What the commands print: tables of literal text on stdout, one-line complaints on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from finercam.view.text import literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = ["complain", "print_table", "progress"]
+
+
+def complain(message: object, console: Console | None = None) -> None:
+    """One line on stderr, or above the progress bar that lives there."""
+    line = f"finercam: {literal(message)}"
+    if console is None:
+        print(
+            line.encode(sys.stderr.encoding or "utf-8", "replace").decode(sys.stderr.encoding or "utf-8"),
+            file=sys.stderr,
+        )
+    else:
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A table whose cells are literal text: class and file names can't style it, nor steer the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", row_styles=["", "dim"])
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("\n".join(literal(line) for line in cell.split("\n"))) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe has no edge to fold at
+        console.width = 200
+    console.print(table)
+
+
+def progress(total: int) -> Progress:
+    """A progress bar on stderr, which is blank where that is no terminal or there is one thing to do."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=total < 2 or not console.is_terminal)

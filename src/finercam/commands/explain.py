@@ -1,0 +1,217 @@
+"""`finercam explain`: photos in, panels, maps and an index out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from finercam.errors import FinerCAMError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from finercam.explainer import FinerCAM
+    from finercam.explanation import Explanation
+    from finercam.images import Preprocess
+    from finercam.models import LoadedModel
+    from finercam.save import Folder
+
+__all__ = ["explain"]
+
+BATCH = 8
+
+
+def explain(
+    images: list[str] = typer.Argument(..., metavar="IMAGE…", help="Files, folders or patterns such as 'a/*.jpg'."),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder for panels, maps and explanations.json."),
+    model: str = typer.Option(..., "--model", "-m", help="What to explain; 'finercam models' tells the forms."),
+    target: str = typer.Option(None, help="Class to explain, by name or id; else each image's prediction."),
+    against: list[str] = typer.Option(None, help="Class to hold it against, by name or id; may be repeated."),
+    gamma: float = typer.Option(0.6, help="Strength of the contrast; 0 is the plain method."),
+    method: str = typer.Option("gradcam", help="Base method; 'finercam methods' lists them."),
+    references: str = typer.Option("similar", help="How rivals are picked: similar, predicted, nearest or all."),
+    num_references: int = typer.Option(3, min=1, help="How many rivals are picked."),
+    weights: str = typer.Option("mean", help="How rivals count: mean, probability, orthogonal or released."),
+    layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
+    fusion: str = typer.Option("mean", help="How the maps of several layers are joined: mean or product."),
+    smooth: list[str] = typer.Option(None, help="Average over views: flip or scale; may be repeated."),
+    size: int = typer.Option(
+        None, min=16, help="Input size in pixels, e.g. 448 for finer maps than the model's own."
+    ),
+    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
+    top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
+) -> None:
+    """Explain why each image is its class rather than another one."""
+    from finercam.commands.console import complain, print_table
+    from finercam.commands.pictures import find_pictures
+    from finercam.explainer import FinerCAM
+    from finercam.save import Folder
+
+    files, complaints = find_pictures(images)
+    for complaint in complaints:
+        complain(complaint)
+    if not files:
+        raise FinerCAMError("there is no picture to explain")
+    loaded = _load(model, device, size)
+    explainer = FinerCAM(
+        loaded.model,
+        method,
+        gamma,
+        references,
+        num_references,
+        weights,
+        layer or None,
+        class_names=loaded.class_names,
+        fusion=fusion,
+        smooth=tuple(smooth) if smooth else None,
+    )
+    question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}
+    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top)
+    job.run(files)
+    if job.rows:
+        columns = ["image", "prediction", "probability", "target", "references (similarity)"]
+        print_table(columns, job.rows, right=["probability"])
+        typer.echo(f"{len(job.rows)} explained: {job.folder.finish()}")
+    if job.failures or complaints:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture that could be read, and what the model takes of it, `(3, H, W)`."""
+
+    path: Path
+    image: Image.Image
+    tensor: Tensor
+
+
+@dataclass
+class Job:
+    """Photos of one command, explained in batches as they come; what fails is told and left out."""
+
+    explainer: FinerCAM
+    preprocess: Preprocess
+    question: dict[str, Any]
+    folder: Folder
+    top: int
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    failures: int = 0
+    pending: list[tuple[Path, str]] = field(default_factory=list)
+    """Refused while nothing had succeeded: it may be the question that is wrong, and then once is enough."""
+
+    def run(self, files: list[Path]) -> None:
+        """Explain and save them all. Raises FinerCAMError if every one is refused for the same reason."""
+        from finercam.commands.console import complain, progress
+
+        with progress(len(files)) as bar:
+            task = bar.add_task("explaining", total=len(files))
+
+            def tell(path: Path, reason: object) -> None:
+                complain(f"{path}: {reason}", None if bar.disable else bar.console)
+
+            for batch in self._batches(files, tell):
+                for photo, outcome in self._outcomes(batch):
+                    if isinstance(outcome, FinerCAMError):
+                        self.failures += 1
+                        self.pending.append((photo.path, str(outcome)))
+                    else:
+                        self._save(photo, outcome)
+                while self.rows and self.pending:
+                    tell(*self.pending.pop(0))
+                bar.update(task, completed=len(self.rows) + self.failures)
+            if self.pending and self.failures == len(self.pending) and len({why for _, why in self.pending}) == 1:
+                raise FinerCAMError(self.pending[0][1])
+            for path, why in self.pending:
+                tell(path, why)
+
+    def _batches(self, files: list[Path], tell: Callable[[Path, object], None]) -> Iterator[list[Photo]]:
+        """Photos whose tensors have one shape, in the order of the files, at most BATCH at a time."""
+        from finercam.images import read_image
+
+        batch: list[Photo] = []
+        for path in files:
+            try:
+                image = read_image(path)
+                photo = Photo(path, image, self.preprocess(image))
+            except FinerCAMError as error:
+                self.failures += 1
+                tell(path, str(error).removeprefix(f"{path}: "))
+                continue
+            if batch and (len(batch) == BATCH or batch[0].tensor.shape != photo.tensor.shape):
+                yield batch
+                batch = []
+            batch.append(photo)
+        if batch:
+            yield batch
+
+    def _outcomes(self, batch: list[Photo]) -> Iterator[tuple[Photo, Explanation | FinerCAMError]]:
+        """Each photo's explanation, or why there is none; where a batch is refused its photos are tried alone."""
+        import torch
+
+        try:
+            answer = self.explainer(torch.stack([photo.tensor for photo in batch]), **self.question)
+        except FinerCAMError as error:
+            if len(batch) == 1:
+                yield batch[0], error
+            else:
+                for photo in batch:
+                    yield from self._outcomes([photo])
+            return
+        yield from zip(batch, answer, strict=True)
+
+    def _save(self, photo: Photo, answer: Explanation) -> None:
+        self.folder.add(answer, photo.path.stem, photo.image, preprocess=self.preprocess, source=str(photo.path))
+        self.rows.append(_row(photo.path, answer, self.top))
+
+
+def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
+    from finercam.names import label
+    from finercam.view.text import percent
+
+    p, ids = answer.probabilities[0].topk(min(top, answer.logits.shape[1]))
+    similarity = answer.similarity[0].tolist()
+    rivals = [
+        name if math.isnan(near) else f"{name} ({near:.2f})"
+        for name, near in zip(answer.reference_names[0], similarity, strict=False)
+    ]
+    return (
+        path.name,
+        "\n".join(label(index, answer.setting.class_names) for index in ids.tolist()),
+        "\n".join(map(percent, p.tolist())),
+        answer.target_names[0],
+        "\n".join(rivals),
+    )
+
+
+def _load(string: str, device: str, size: int | None) -> LoadedModel:
+    """The model on its device, and its preprocessing at the size asked for."""
+    import torch
+
+    from finercam.models import load_model
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(string, device)
+    if size is None:
+        return loaded
+    native = loaded.preprocess.mode == "native"
+    sized: dict[str, Any] = {"max_side": size} if native else {"size": (size, size)}
+    return replace(loaded, preprocess=replace(loaded.preprocess, **sized))
+
+
+def _class(typed: str | None, loaded: LoadedModel) -> int | str | None:
+    """A class as typed: a name, or an id where no class has that name; a wrong one is told before any work."""
+    from finercam.names import class_id
+
+    names = loaded.class_names
+    if typed is None:
+        return None
+    if typed.strip().isdecimal() and typed not in (names or ()):
+        return class_id(int(typed), names, len(names)) if names is not None else int(typed)
+    return class_id(typed, names, len(names or ()))

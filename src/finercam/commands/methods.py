@@ -1,0 +1,13 @@
+"""`finercam methods`: the base methods there are."""
+
+from __future__ import annotations
+
+__all__ = ["methods"]
+
+
+def methods() -> None:
+    """List the methods that --method takes."""
+    import finercam.methods as registry
+    from finercam.commands.console import print_table
+
+    print_table(["method", "what it does"], [(name, registry.get(name).summary) for name in registry.names()])

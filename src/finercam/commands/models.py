@@ -1,0 +1,13 @@
+"""`finercam models`: what --model takes."""
+
+from __future__ import annotations
+
+__all__ = ["models"]
+
+
+def models() -> None:
+    """List what --model takes: built-in models, model folders, model zoos."""
+    from finercam.commands.console import print_table
+    from finercam.models import model_sources
+
+    print_table(["model", "what it is"], model_sources())
