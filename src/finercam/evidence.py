@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,10 +58,12 @@ class Evidence:
             speaks_for, against = contrast_terms(self.logits, contrast)
             direction = speaks_for - contrast.gamma.to(speaks_for)[:, None] * against
             coefficients = [self.coefficients(direction)] * len(self.gradients)
-        offset = self._offset(contrast)
+        combined = [_combine(c, gradient) for c, gradient in zip(coefficients, self.gradients, strict=True)]
+        if self.baseline is not None:
+            offset = self.baseline.gather(1, contrast.target.to(self.baseline.device)[:, None])
+            combined = [gradient - _wide(offset)[:, :, None, None] for gradient in combined]
         return [
-            (_wide(activation), _combine(c, gradient) - offset)
-            for c, activation, gradient in zip(coefficients, self.activations, self.gradients, strict=True)
+            (_wide(activation), gradient) for activation, gradient in zip(self.activations, combined, strict=True)
         ]
 
     def sliced(self, at: slice) -> Evidence:
@@ -77,11 +80,8 @@ class Evidence:
     def coefficients(self, direction: Tensor) -> Tensor:
         """How a direction `(N, K)` is combined from the kept ones: `(N, M)`; raises NotKept outside their span."""
         direction = direction.to(self.directions)
-        # Lengths differ by the size of the logits ("released"), and the Gram matrix squares them: unit vectors first.
-        length = self.directions.norm(dim=2, keepdim=True)
-        length = torch.where(length == 0, 1.0, length)
-        kept = self.directions / length
-        found = torch.linalg.pinv(kept @ kept.mT, hermitian=True, rtol=1e-13) @ (kept @ direction[..., None])
+        kept, length, inverse = self._solver
+        found = inverse @ (kept @ direction[..., None])
         lacking = direction - (found.mT @ kept).squeeze(1)
         tolerance = SPAN_TOLERANCE * direction.norm(dim=1, keepdim=True)
         if (lacking.norm(dim=1, keepdim=True) > tolerance).any():
@@ -96,6 +96,15 @@ class Evidence:
         first = same & (same.cumsum(dim=1) == 1)
         return torch.where(same.any(dim=1, keepdim=True), first.to(kept), (found / length).squeeze(2))
 
+    @cached_property
+    def _solver(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit directions `(N, M, K)`, their lengths `(N, M, 1)`, and the inverse of their Gram matrix `(N, M, M)`."""
+        # Lengths differ by the size of the logits ("released"), and the Gram matrix squares them: unit vectors first.
+        length = self.directions.norm(dim=2, keepdim=True)
+        length = torch.where(length == 0, 1.0, length)
+        kept = self.directions / length
+        return kept, length, torch.linalg.pinv(kept @ kept.mT, hermitian=True, rtol=1e-13)
+
     def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
         target = self.coefficients(one_hot(contrast.target, self.logits))
@@ -107,11 +116,6 @@ class Evidence:
         gram = alpha_d @ alpha_d.mT
         beta = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ (alpha_d @ (target[:, None] @ alpha).mT)
         return target - contrast.gamma.to(target)[:, None] * (beta.mT @ rivals).squeeze(1)
-
-    def _offset(self, contrast: Contrast) -> Tensor | float:
-        if self.baseline is None:
-            return 0.0
-        return _wide(self.baseline.gather(1, contrast.target.to(self.baseline.device)[:, None]))[:, :, None, None]
 
 
 def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
@@ -161,8 +165,10 @@ def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
 
 def _combine(coefficients: Tensor, gradients: Tensor) -> Tensor:
     """`sum_m x_m G_m` for each sample: `(N, M)` and `(N, M, C, h, w)` to `(N, C, h, w)`."""
-    wide = _wide(gradients)
-    return torch.einsum("nm,nmchw->nchw", coefficients.to(wide), wide)
+    one_place = gradients.stride()[-2:] == (0, 0)  # an expanded view: the same at all places
+    wide = _wide(gradients[..., :1, :1] if one_place else gradients)
+    combined = torch.einsum("nm,nmchw->nchw", coefficients.to(wide), wide)
+    return combined.expand(-1, -1, *gradients.shape[3:])
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -54,8 +54,22 @@ class Source:
     def gradients(self, directions: Tensor) -> tuple[Tensor, ...]:
         """For each layer the gradients of M directions `(N, M, K)`: `(N, M, C, h, w)`."""
         found = [self.to_maps(gradient) for gradient in self.run.gradients(directions)]
-        return tuple(torch.stack(of_layer, dim=1) for of_layer in zip(*found, strict=True))
+        return tuple(_stacked(of_layer) for of_layer in zip(*found, strict=True))
 
     def channels(self, layer: int, raw: Tensor) -> Any:
         """The index of a channel axis in the layer's own layout."""
         return 1 if self.layouts[layer].kind == "nchw" else raw.ndim - 1
+
+
+def _stacked(gradients: tuple[Tensor, ...]) -> Tensor:
+    """M gradients `(N, C, h, w)` as `(N, M, C, h, w)`: an expanded view where each is the same at all places.
+
+    So it is before mean pooling, in most CNNs; the evidence is then h * w times smaller and as much sooner combined.
+    """
+    corners = tuple(gradient[..., :1, :1] for gradient in gradients)
+    far = tuple(gradient[..., -1:, -1:] for gradient in gradients)  # settles most other cases at a glance
+    if not all(torch.equal(one, other) for one, other in zip(corners, far, strict=True)) or not all(
+        bool((gradient == corner).all()) for gradient, corner in zip(gradients, corners, strict=True)
+    ):
+        return torch.stack(gradients, dim=1)
+    return torch.stack(corners, dim=1).expand(-1, -1, -1, *gradients[0].shape[2:])
