@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from finercam.commands.demo import demo
+from finercam.commands.evaluate import evaluate
 from finercam.commands.explain import explain
 from finercam.commands.fieldguide import fieldguide
 from finercam.commands.methods import methods
@@ -72,6 +74,8 @@ def _common(
 
 
 app.command()(explain)
+app.command()(evaluate)
+app.command()(demo)
 app.command()(models)
 app.command()(methods)
 app.command()(fieldguide)

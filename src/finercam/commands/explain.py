@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from finercam.models import LoadedModel
     from finercam.save import Folder
 
-__all__ = ["explain"]
+__all__ = ["explain", "load"]
 
 BATCH = 8
 
@@ -58,7 +58,7 @@ def explain(
         complain(complaint)
     if not files:
         raise FinerCAMError("there is no picture to explain")
-    loaded = _load(model, device, size)
+    loaded = load(model, device, size)
     explainer = FinerCAM(
         loaded.model,
         method,
@@ -189,7 +189,7 @@ def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
     )
 
 
-def _load(string: str, device: str, size: int | None) -> LoadedModel:
+def load(string: str, device: str, size: int | None) -> LoadedModel:
     """The model on its device, and its preprocessing at the size asked for."""
     import torch
 

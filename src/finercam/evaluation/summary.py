@@ -14,7 +14,7 @@ import torch
 from finercam import metrics
 from finercam.evaluation.measures import DIRECTION
 
-__all__ = ["CHANCE", "CONTROL", "Line", "describe", "markdown", "summarise", "to_csv"]
+__all__ = ["CHANCE", "CONTROL", "Line", "cell", "describe", "heading", "markdown", "summarise", "to_csv"]
 
 CONTROL, CHANCE = "control", "chance"
 KEYS = ("index", "id", "label", "prediction", "probability", "rival", "method", "contrast", "error")
@@ -66,13 +66,30 @@ def summarise(table: Any, *, correct_only: bool = False, seed: int = 0) -> list[
 
 def markdown(lines: Sequence[Line], names: Sequence[str], setting: str = "") -> str:
     """A Markdown table, a row a map; better than plain is marked ▲, worse ▼, where the interval excludes no change."""
-    head = [f"{name} {_arrow(name)}".strip() for name in names]
+    head = [heading(name) for name in names]
     rows = [f"| method | contrast | {' | '.join(head)} |", "|---|---|" + "--:|" * len(names)]
     cells = {(line.method, line.contrast, line.metric): line for line in lines}
     for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines):
         found = [cells.get((method, contrast, name)) for name in names]
-        rows.append(f"| {method} | {contrast} | " + " | ".join(_cell(line) for line in found) + " |")
+        rows.append(f"| {method} | {contrast} | " + " | ".join(cell(line) for line in found) + " |")
     return (f"{setting}\n\n" if setting else "") + "\n".join(rows) + "\n"
+
+
+def heading(name: str) -> str:
+    """A metric's name with the way that is better."""
+    return f"{name} { ({'up': '↑', 'down': '↓'}.get(_direction(name), '')) }".strip()
+
+
+def cell(line: Line | None) -> str:
+    """A mean, with ▲ or ▼ where it is surely better or worse than the plain map's."""
+    if line is None:
+        return ""
+    mark = ""
+    if _direction(line.metric) and not math.isnan(line.difference_low):
+        up = 1 if _direction(line.metric) == "up" else -1
+        gains = sorted((up * line.difference_low, up * line.difference_high))
+        mark = " ▲" if gains[0] > 0 else " ▼" if gains[1] < 0 else ""
+    return f"{line.mean:.3f}{mark}"
 
 
 def to_csv(lines: Sequence[Line]) -> str:
@@ -125,18 +142,3 @@ def _line(
 def _direction(name: str) -> str:
     words = [name.split("@")[0], name.split("@")[0].split()[0].split("/")[0], name.split("_")[0]]
     return next((DIRECTION[word] for word in words if word in DIRECTION), "")
-
-
-def _arrow(name: str) -> str:
-    return {"up": "↑", "down": "↓"}.get(_direction(name), "")
-
-
-def _cell(line: Line | None) -> str:
-    if line is None:
-        return ""
-    mark = ""
-    if _direction(line.metric) and not math.isnan(line.difference_low):
-        up = 1 if _direction(line.metric) == "up" else -1
-        gains = sorted((up * line.difference_low, up * line.difference_high))
-        mark = " ▲" if gains[0] > 0 else " ▼" if gains[1] < 0 else ""
-    return f"{line.mean:.3f}{mark}"

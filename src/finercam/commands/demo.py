@@ -1,0 +1,100 @@
+"""`finercam demo`: the main job from end to end with the built-in model, and nothing to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from finercam.errors import FinerCAMError
+
+if TYPE_CHECKING:
+    from finercam.explanation import Explanation
+    from finercam.images import Preprocess
+
+__all__ = ["demo"]
+
+SEED = 4242
+COLUMNS = (
+    "discriminative_energy", "discriminative_pointing", "shared_energy", "background_energy",
+    "rd@5% held-out", "rd@10% held-out",
+)  # fmt: skip
+
+
+def demo(
+    out: Path = typer.Option(Path("out/demo"), "--out", "-o", help="Folder for panels, maps, tables and the page."),
+    model: str = typer.Option(
+        "fieldguide/cnn", "--model", "-m", help="A built-in model: fieldguide/cnn, resnet or vit."
+    ),
+    count: int = typer.Option(6, min=1, max=48, help="How many pictures to explain."),
+    evaluated: int = typer.Option(64, min=8, help="How many pictures to measure on."),
+) -> None:
+    """Explain pictures of made-up birds, measure the maps where the truth is known, and write a page to open."""
+    import torch
+
+    from finercam.commands.console import print_table
+    from finercam.commands.evaluate import print_lines
+    from finercam.data.fieldguide import Fieldguide, telling_parts
+    from finercam.evaluation import evaluate
+    from finercam.explainer import FinerCAM
+    from finercam.metrics import energy
+    from finercam.models import load_model
+    from finercam.save import Folder
+    from finercam.view.text import percent
+
+    if not model.startswith("fieldguide"):
+        raise FinerCAMError(
+            f"model {model!r}: the demo's pictures are Fieldguide's; 'finercam explain' takes any model"
+        )
+    loaded = load_model(model)
+    birds = Fieldguide(count, seed=SEED)
+    photos = [birds[index].open() for index in range(count)]
+    labels = [birds.label(index) for index in range(count)]
+    explain = FinerCAM(loaded.model, class_names=loaded.class_names, keep=8)
+    images = torch.stack([loaded.preprocess(photo) for photo in photos])
+    # the question a person would ask: why not the likeliest species of the same genus?
+    logits = explain(images, target=labels).logits
+    rivals = [max(birds.siblings(c), key=lambda d, y=y: float(y[d])) for c, y in zip(labels, logits, strict=True)]
+    answer = explain(images, target=labels, against=[[d] for d in rivals], gamma=1.0)
+
+    telling = torch.stack([torch.from_numpy(birds.contrast_mask(i, d)) for i, d in enumerate(rivals)])
+    plain, finer = energy(answer.plain.maps, telling), energy(answer.maps, telling)
+    folder, rows = Folder(out, model), []
+    for i, (one, photo) in enumerate(zip(answer, photos, strict=True)):
+        folder.add(one, f"bird-{i}", photo, preprocess=loaded.preprocess, source=birds[i].id)
+        chance = float(one.probabilities[0, labels[i]])
+        parts = ", ".join(telling_parts(labels[i], rivals[i]))
+        rows.append([f"bird-{i}", one.target_names[0], percent(chance), one.reference_names[0][0], parts,
+                     percent(float(plain[i])), percent(float(finer[i]))])  # fmt: skip
+    folder.finish()
+    typer.echo("Why this species, and not its sibling? How much of each map lies on the pixels that differ:\n")
+    columns = ["picture", "species", "probability", "and not", "they differ in", "plain map", "finer map"]
+    print_table(columns, rows, right=["probability", "plain map", "finer map"])
+
+    typer.echo(f"\nMeasured on {evaluated} other pictures (▲ surely better than the plain map, ▼ worse):\n")
+    lines = evaluate(
+        Fieldguide(evaluated, seed=SEED + 1),
+        loaded,
+        out / "evaluation",
+        ["gradcam", "layercam"],
+        ["paper", "pair"],
+        ["contrastive", "rd"],
+        redo=True,
+    )
+    print_lines(lines, COLUMNS)
+    typer.echo("")
+    typer.echo(f"panels and maps: {out}/bird-*.png, {out}/bird-*.npz")
+    typer.echo(f"tables: {out / 'evaluation' / 'summary.md'}")
+    typer.echo(f"open this page: {_page(out, answer, labels, loaded.preprocess)}")
+
+
+def _page(out: Path, answer: Explanation, labels: list[int], preprocess: Preprocess) -> Path:
+    """The live report, in which one can ask about other species."""
+    from finercam.report import write_report
+
+    names = [f"bird-{i}" for i in range(len(answer))]
+    title = "Why this species, and not its sibling?"
+    return write_report(
+        answer, out / "index.html", names=names, labels=labels, preprocess=preprocess, title=title
+    ).resolve()

@@ -1,0 +1,96 @@
+"""`finercam evaluate`: methods by contrasts by metrics on a dataset, as a table and as Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from finercam.evaluation.summary import Line
+
+__all__ = ["evaluate", "print_lines"]
+
+
+def evaluate(
+    data: str = typer.Argument(
+        ..., help="'fieldguide:200?seed=1', 'cub:/path', a folder of class folders, a list file …"
+    ),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder for parts/*.parquet and summary.md, .csv, .json."),
+    model: str = typer.Option(..., "--model", "-m", help="What to evaluate; 'finercam models' tells the forms."),
+    methods: list[str] = typer.Option(["gradcam"], help="Methods, each with --methods or joined by commas."),
+    contrasts: list[str] = typer.Option(
+        ["paper", "pair"], help="plain, paper, pair, random, or references:count:gamma:weights; plain always runs."
+    ),
+    metrics: list[str] = typer.Option(
+        ["rd"], help="rd, deletion, insertion, kept, road, localisation, contrastive, shape."
+    ),
+    split: str = typer.Option(None, help="Split of the dataset, where it has several."),
+    layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
+    fusion: str = typer.Option("mean", help="How the maps of several layers are joined: mean or product."),
+    target: str = typer.Option("label", help="Explain the label (the paper's set-up) or the prediction."),
+    fill: str = typer.Option("zero", help="What removed pixels become: zero, black, mean, blur or road."),
+    steps: int = typer.Option(50, min=2, help="Steps of deletion and insertion curves."),
+    tolerance: int = typer.Option(0, min=0, help="Pixels by which the pointing game may miss."),
+    limit: int = typer.Option(None, min=1, help="Only the first so many pictures."),
+    batch_size: int = typer.Option(32, min=1, help="Pictures at a time."),
+    correct_only: bool = typer.Option(False, help="Count only pictures that the model names correctly."),
+    seed: int = typer.Option(0, help="Seed of random references, controls and intervals."),
+    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
+    redo: bool = typer.Option(False, help="Throw away what is in --out and start anew."),
+) -> None:
+    """Measure explanations on a dataset, against the plain method, controls and chance; goes on where it stopped."""
+    from finercam.commands.console import progress
+    from finercam.commands.explain import load
+    from finercam.data import open_dataset
+    from finercam.evaluation import evaluate as run
+
+    dataset = open_dataset(data, split)
+    typer.echo(str(dataset))
+    loaded = load(model, device, None)
+    with progress(len(dataset) if limit is None else min(limit, len(dataset))) as bar:
+        task = bar.add_task("evaluating", total=None)
+        lines = run(
+            dataset,
+            loaded,
+            out,
+            _split(methods),
+            _split(contrasts),
+            _split(metrics),
+            layer=tuple(layer) if layer else None,
+            fusion=fusion,
+            target=target,
+            fill=fill,
+            steps=steps,
+            tolerance=tolerance,
+            limit=limit,
+            batch_size=batch_size,
+            correct_only=correct_only,
+            seed=seed,
+            redo=redo,
+            progress=lambda at, total: bar.update(task, completed=at, total=total),
+        )
+    print_lines(lines)
+    typer.echo(f"written: {out / 'summary.md'}, with .csv and .json, and {out / 'parts'}")
+
+
+def print_lines(lines: Sequence[Line], only: Sequence[str] | None = None) -> None:
+    """The table: a row a map, a column a metric, ▲ or ▼ where it surely differs from the plain map."""
+    from finercam.commands.console import print_table
+    from finercam.evaluation.summary import cell, heading
+
+    names = [name for name in dict.fromkeys(line.metric for line in lines) if only is None or name in only]
+    cells = {(line.method, line.contrast, line.metric): line for line in lines}
+    rows = [
+        [method, contrast, *(cell(cells.get((method, contrast, name))) for name in names)]
+        for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines)
+    ]
+    columns = ["method", "contrast", *(heading(name) for name in names)]
+    print_table(columns, rows, right=columns[2:])
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
