@@ -1,0 +1,344 @@
+"""Backbones by name: a frozen image encoder with its pooling, preprocessing and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finercam.errors import FinerCAMError
+from finercam.images import Preprocess
+from finercam.models import zoo
+from finercam.models.directory import build_architecture
+from finercam.models.hub import fetching, first_line
+from finercam.models.load import load_model
+from finercam.models.loaded import check_options, parse_options
+from finercam.models.towers import POOLS, Tower, tower_of
+
+__all__ = ["NORMALISATIONS", "Backbone", "load_backbone", "tower_without_weights"]
+
+NORMALISATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Mean and deviation by name; the authors' heads over DINOv2 were made with CLIP's."""
+
+# Model types of transformers that towers are built from; no other is built on the word of a config.json.
+_HF_TYPES = (
+    *("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext", "vit", "deit", "vit_msn", "ijepa"),
+    *("clip", "clip_vision_model", "siglip", "siglip_vision_model"),
+    *("resnet", "convnext", "convnextv2", "swin", "swinv2", "mobilenet_v1", "mobilenet_v2", "efficientnet", "regnet"),
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen image encoder `(N, 3, H, W)` to `(N, dim)`, how pictures are prepared for it, and where it came from.
+
+    `architecture` is what rebuilds the model without its weights, see `finercam.models.save_directory`.
+    """
+
+    model: Tower
+    dim: int
+    preprocess: Preprocess
+    name: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pool(self) -> str:
+        return self.model.pool
+
+    @property
+    def device(self) -> torch.device:
+        return self._first.device
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features `(N, dim)` of prepared images `(N, 3, H, W)`, without a graph, on the model's device."""
+        return self.model(self._placed(images))
+
+    @torch.no_grad()
+    def patches(self, images: Tensor) -> Tensor:
+        """Normalised patch tokens `(N, P, D)`, without CLS and registers; of CNNs the places of the last map."""
+        return self.model.patches(self._placed(images))
+
+    def settings(self) -> dict[str, Any]:
+        """What the features depend on, as plain values: weights, pooling, precision, preprocessing."""
+        return {
+            "backbone": self.name,
+            "pool": self.pool,
+            "weights": self.fingerprint,
+            "dtype": str(self._first.dtype),
+            "preprocess": self.preprocess.to_json(),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights and of their names."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def _first(self) -> Tensor:
+        return next(iter(self.model.parameters()), torch.empty(0))
+
+    def _placed(self, images: Tensor) -> Tensor:
+        return images.to(self.device, self._first.dtype)
+
+
+def load_backbone(
+    text: str,
+    pool: str | None = None,
+    *,
+    native: bool = False,
+    size: int | tuple[int, int] | None = None,
+    max_side: int = 1000,
+    normalise: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Backbone:
+    """The image encoder that a model string names, without its classifier.
+
+    `timm/…`, `hf/…`, `open_clip/…`, `torchvision/…`, `fieldguide/…` or a model folder, with the same options as
+    `load_model`. pool: "avg" (the paper's: mean of the normalised patch tokens, of CNNs of all places; the default),
+    "tok" (CLS), "attn" (attention pooling) or "own" (as published); also as `?pool=` in the string.
+
+    native: pictures keep their shape, the longest side at most `max_side`, sides rounded up to whole patches, and
+    position embeddings are interpolated (the paper's set-up); else `size` (H, W), or the model's own. normalise:
+    "imagenet" or "clip" instead of the model's own mean and deviation. Raises FinerCAMError, one line, for a name,
+    pooling or size that cannot be had.
+
+    >>> backbone = load_backbone("timm/resnet10t?pretrained=false", size=64)
+    >>> backbone.dim, backbone.features(torch.zeros(2, 3, 64, 64)).shape
+    (512, torch.Size([2, 512]))
+    """
+    name, options = parse_options(text)
+    asked = options.pop("pool", None)
+    if pool is not None and asked not in (None, pool):
+        raise FinerCAMError(f"backbone {text!r} asks for pool={asked}, the call for pool={pool}; give one")
+    pool = str(pool or asked or "avg")
+    if pool not in POOLS:
+        raise FinerCAMError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
+    model, preprocess, architecture = _load(text, name, options)
+    tower = tower_of(model, pool).to(device).eval()
+    preprocess = _prepared(text, tower, preprocess, native, size, max_side, normalise)
+    dim = _width(text, tower, preprocess)
+    provenance = {"backbone": text, "pool": pool, "tower": type(tower).__name__, "libraries": _versions(architecture)}
+    return Backbone(tower, dim, preprocess, text, {**architecture, "pool": pool}, provenance)
+
+
+def tower_without_weights(architecture: Mapping[str, Any]) -> Tower:
+    """The tower that `Backbone.architecture` names, with random weights; nothing is fetched."""
+    if not isinstance(architecture, Mapping) or set(architecture) != {"library", "name", "kwargs", "pool"}:
+        raise FinerCAMError(f"a backbone needs library, name, kwargs and pool, not {architecture!r:.200}")
+    library, name, kwargs = architecture["library"], architecture["name"], architecture["kwargs"]
+    if library == "transformers":
+        model = _hf_kind(name).from_config(name, kwargs)
+    else:
+        model = build_architecture({"library": library, "name": name, "kwargs": kwargs})
+        model = _bare(model)
+    return tower_of(model, str(architecture["pool"]))
+
+
+# --- the libraries
+
+
+def _load(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
+    """The model, its preprocessing and its architecture."""
+    library, _, rest = name.partition("/")
+    if library == "timm" and rest:
+        with fetching(text):
+            return _from_timm(text, rest, options)
+    if library == "hf" and rest:
+        with fetching(text):
+            return _from_huggingface(text, rest, options)
+    loaded = load_model(text.partition("?")[0] + _query(options))
+    architecture = dict(loaded.source.get("architecture") or {})
+    if library == "open_clip":
+        kwargs = {key: options[key] for key in ("image_size",) if key in options}
+        architecture = {"library": "open_clip", "name": rest.partition("/")[0], "kwargs": kwargs}
+    elif library == "torchvision":
+        kwargs = {key: value for key, value in options.items() if key not in ("pretrained", "weights")}
+        architecture = {"library": "torchvision", "name": rest, "kwargs": kwargs}
+    elif library == "fieldguide":
+        from finercam.models.builtin import load_builtin
+
+        _, meta = load_builtin(loaded.name)
+        kwargs = {"num_classes": len(meta.class_names), **meta.options}
+        architecture = {"library": "builtin", "name": meta.architecture, "kwargs": kwargs}
+    return _bare(loaded.model), loaded.preprocess, {"kwargs": {}, **architecture}
+
+
+def _from_timm(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
+    wanted = {**options, "num_classes": 0}
+    try:  # transformers of timm interpolate their position embeddings if told so when made
+        loaded = zoo.from_timm(text, name, {**wanted, "dynamic_img_size": True})
+        wanted["dynamic_img_size"] = True
+    except TypeError:
+        loaded = zoo.from_timm(text, name, wanted)
+    wanted.pop("pretrained", None)
+    return loaded.model, loaded.preprocess, {"library": "timm", "name": name, "kwargs": wanted}
+
+
+def _from_huggingface(
+    text: str, name: str, options: Mapping[str, Any]
+) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
+    from transformers import AutoConfig
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    check_options(text, options, ("revision",))
+    extra = dict(options)
+    config = AutoConfig.from_pretrained(name, **extra)
+    kind = _hf_kind(config.model_type)
+    if hasattr(config, "vision_config"):  # of a two-tower model; the width of the projection stands outside it
+        width = getattr(config, "projection_dim", None)
+        config = config.vision_config
+        config.projection_dim = width or getattr(config, "projection_dim", None)
+    model = kind.model_class().from_pretrained(name, config=config, weights_only=True, **kind.options, **extra)
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **extra)
+    # What is not a plain value is none of the image tower's own settings.
+    plain = {key: value for key, value in model.config.to_dict().items() if _is_plain(key, value)}
+    architecture = {"library": "transformers", "name": model.config.model_type, "kwargs": plain}
+    return model, zoo.processor_settings(settings), architecture
+
+
+@dataclass(frozen=True)
+class _HFKind:
+    """How transformers makes the image tower of a model type."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def model_class(self) -> Any:
+        import transformers
+
+        return getattr(transformers, self.name)
+
+    def from_config(self, model_type: str, kwargs: Mapping[str, Any]) -> nn.Module:
+        from transformers import AutoConfig
+
+        config = AutoConfig.for_model(model_type, **{k: v for k, v in kwargs.items() if _is_plain(k, v)})
+        maker = self.model_class()
+        return maker.from_config(config) if self.name == "AutoModel" else maker(config, **self.options)
+
+
+def _hf_kind(model_type: str) -> _HFKind:
+    if model_type not in _HF_TYPES:
+        raise FinerCAMError(f"transformers' {model_type!r} is no backbone here; known are {', '.join(_HF_TYPES)}")
+    if model_type.startswith("clip"):
+        return _HFKind("CLIPVisionModelWithProjection")
+    if model_type.startswith("siglip"):
+        return _HFKind("SiglipVisionModel")
+    if model_type in ("vit", "deit"):  # without a pooler, which checkpoints of classifiers do not have
+        return _HFKind({"vit": "ViTModel", "deit": "DeiTModel"}[model_type], {"add_pooling_layer": False})
+    return _HFKind("AutoModel")
+
+
+def _is_plain(key: str, value: Any) -> bool:
+    """Whether a setting of a configuration is kept: numbers, words and lists of them, no code and no kernels."""
+    single = bool | int | float | str
+    plain = isinstance(value, single) or (
+        isinstance(value, list | tuple) and all(isinstance(v, single) for v in value)
+    )
+    taboo = key.startswith("_") or any(word in key for word in ("implementation", "auto_map", "path", "kernels"))
+    return plain and not taboo and key not in ("model_type", "architectures", "transformers_version")
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The encoder of a loaded model: its classifier off (timm), the tower out of its wrapper (open_clip)."""
+    if isinstance(model, zoo.ImageTower):
+        return _resizable(model.visual)
+    if type(model).__module__.startswith("timm."):
+        reset: Any = getattr(model, "reset_classifier", None)
+        reset(0)
+    return model
+
+
+def _resizable(visual: nn.Module) -> nn.Module:
+    """Let a timm ViT inside an open_clip tower take other sizes; open_clip has no option for it."""
+    trunk: Any = getattr(visual, "trunk", None)
+    if trunk is not None:
+        from timm.layers import Format
+        from timm.models.vision_transformer import VisionTransformer
+
+        if type(trunk) is VisionTransformer and not trunk.dynamic_img_size:
+            trunk.dynamic_img_size = True
+            trunk.patch_embed.strict_img_size = False
+            trunk.patch_embed.flatten, trunk.patch_embed.output_fmt = False, Format.NHWC
+    return visual
+
+
+# --- sizes
+
+
+def _prepared(
+    text: str,
+    tower: Tower,
+    preprocess: Preprocess,
+    native: bool,
+    size: int | tuple[int, int] | None,
+    max_side: int,
+    normalise: str | None,
+) -> Preprocess:
+    if normalise is not None:
+        if normalise not in NORMALISATIONS:
+            raise FinerCAMError(f"normalise={normalise!r} is not one of {', '.join(NORMALISATIONS)}")
+        mean, std = NORMALISATIONS[normalise]
+        preprocess = replace(preprocess, mean=mean, std=std)
+    if native and size is not None:
+        raise FinerCAMError(f"native=True keeps each picture's shape; leave size={size} out")
+    wanted = (size, size) if isinstance(size, int) else size
+    if (native or wanted not in (None, preprocess.size)) and not tower.resizable:
+        raise FinerCAMError(f"backbone {text!r} with pool={tower.pool} takes pictures of {preprocess.size} only")
+    if native:
+        multiple = tower.multiple if tower.multiple > 1 else 32  # a CNN's last stride: nothing is cut off
+        return replace(preprocess, size=None, mode="native", crop_ratio=1.0, max_side=max_side, multiple=multiple)
+    if wanted is not None:
+        if any(side % tower.multiple for side in wanted):
+            raise FinerCAMError(
+                f"size {wanted} is no whole number of patches of {tower.multiple}; give multiples of it"
+            )
+        return replace(preprocess, size=wanted)
+    return preprocess
+
+
+def _width(text: str, tower: Tower, preprocess: Preprocess) -> int:
+    """The number of features, by a pass over one small blank picture."""
+    size = (4 * tower.multiple,) * 2 if tower.resizable and tower.multiple > 1 else preprocess.size or (128, 128)
+    first = next(iter(tower.parameters()))
+    try:
+        with torch.no_grad():
+            return int(tower(torch.zeros(1, 3, *size, device=first.device, dtype=first.dtype)).shape[1])
+    except FinerCAMError as error:
+        raise FinerCAMError(f"backbone {text!r}: {error}") from error
+    except Exception as error:
+        raise FinerCAMError(f"backbone {text!r} fails on a picture of {size}: {first_line(error)}") from error
+
+
+def _query(options: Mapping[str, Any]) -> str:
+    """Options in the form that `parse_options` reads."""
+    pairs = [
+        f"{key}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in options.items()
+    ]
+    return "?" + "&".join(pairs) if pairs else ""
+
+
+def _versions(architecture: Mapping[str, Any]) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {"open_clip": "open_clip_torch", "builtin": "finercam"}
+    found = {}
+    for package in ("torch", packages.get(str(architecture.get("library")), str(architecture.get("library")))):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
