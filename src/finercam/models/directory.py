@@ -1,0 +1,214 @@
+"""A model as a folder: `model.safetensors` and `config.json`. Nothing in it can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finercam.errors import FinerCAMError, suggest
+from finercam.images import Preprocess
+from finercam.layers import unwrap
+from finercam.models.hub import first_line
+from finercam.models.loaded import LoadedModel
+from finercam.models.zoo import BUILDERS
+
+__all__ = ["build_architecture", "load_directory", "read_weights", "save_directory"]
+
+FORMAT, VERSION = "finercam-model", 1
+WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
+# What would make a library fetch or open something else than the weights beside the configuration.
+_FORBIDDEN = ("pretrained", "checkpoint", "weights", "cache", "auto_map", "trust", "token", "file", "url")
+
+
+def save_directory(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    architecture: Mapping[str, Any],
+    classes: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model as a folder that `load_model` reads; whole or not at all, replacing an older model there.
+
+    architecture: `{"library": "timm", "name": "resnet18", "kwargs": {"num_classes": 7}}`; libraries are timm,
+    torchvision, transformers (name: the model type), open_clip and builtin. Raises FinerCAMError for an
+    architecture that could not be read again, and for a folder that holds something else.
+    """
+    target = Path(path)
+    _check_architecture(architecture, str(target))
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": dict(architecture),
+        "classes": None if classes is None else list(classes),
+        "preprocess": (preprocess or Preprocess((224, 224))).to_json(),
+        "provenance": dict(provenance or {}),
+    }
+    try:
+        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise FinerCAMError(f"{target}: config.json takes plain values only: {error}") from error
+    if target.exists() and (
+        not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").is_file())
+    ):
+        raise FinerCAMError(f"{target} exists and is not a model folder; give another place")
+    from safetensors.torch import save_model
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        save_model(unwrap(model), str(fresh / WEIGHTS[0]))
+        (fresh / "config.json").write_text(text, encoding="utf-8")
+        fresh.chmod(0o755)
+        _replace(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def _replace(fresh: Path, target: Path) -> None:
+    if not target.exists():
+        fresh.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "model")
+    try:
+        fresh.rename(target)
+    except OSError:
+        (old / "model").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_directory(path: str | os.PathLike[str]) -> LoadedModel:
+    """Read a model folder. Raises FinerCAMError, one line, for anything that is not a whole model."""
+    folder = Path(path)
+    config = _read_config(folder)
+    model = build_architecture(config["architecture"], str(folder))
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise FinerCAMError(f"{folder} has no {WEIGHTS[0]}")
+    _fill(model, read_weights(weights), weights)
+    classes = config.get("classes")
+    if classes is not None and (not isinstance(classes, list) or not all(isinstance(c, str) and c for c in classes)):
+        raise FinerCAMError(f"{folder}/config.json: classes must be a list of names in the order of the logits")
+    preprocess = config.get("preprocess")
+    if not isinstance(preprocess, dict):
+        raise FinerCAMError(f"{folder}/config.json: preprocess is missing")
+    source = {"path": str(folder), "architecture": config["architecture"], "provenance": config.get("provenance")}
+    return LoadedModel(model.eval(), Preprocess.from_json(preprocess), classes, folder.resolve().name, source)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FinerCAMError(f"{folder} is not a model folder: it has no config.json") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FinerCAMError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        other = isinstance(config, dict) and "model_type" in config
+        hint = f"; load it as 'hf/{folder}'" if other else ""
+        raise FinerCAMError(f"{folder}/config.json is not a finercam model's (format: {FORMAT!r}){hint}")
+    if config.get("version") != VERSION:
+        raise FinerCAMError(
+            f"{folder}/config.json has version {config.get('version')!r}; this finercam reads {VERSION}: update it"
+        )
+    return config
+
+
+def build_architecture(architecture: Any, where: str = "architecture") -> nn.Module:
+    """The model that an architecture names, with random weights; only the known libraries can be named.
+
+    >>> build_architecture({"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 2}}).head.out_features
+    2
+    """
+    _check_architecture(architecture, where)
+    library, name = architecture["library"], architecture["name"]
+    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.get("kwargs", {}).items()}
+    if library == "transformers":
+        kwargs = architecture.get("kwargs", {})  # its configurations tell lists from tuples
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return BUILDERS[library](name, kwargs)
+    except FinerCAMError as error:
+        raise FinerCAMError(f"{where}: {error}") from error
+    except ImportError as error:
+        raise FinerCAMError(f"{where}: needs {library}, which is not installed: {first_line(error)}") from error
+    except Exception as error:
+        raise FinerCAMError(f"{where}: {library} cannot build {name!r}: {first_line(error)}") from error
+
+
+def _check_architecture(architecture: Any, where: str) -> None:
+    if not isinstance(architecture, Mapping) or set(architecture) - {"library", "name", "kwargs"}:
+        raise FinerCAMError(f"{where}: architecture must have library, name and kwargs, not {architecture!r:.200}")
+    library, name, kwargs = architecture.get("library"), architecture.get("name"), architecture.get("kwargs", {})
+    if library not in BUILDERS:
+        known = ", ".join(BUILDERS)
+        raise FinerCAMError(
+            f"{where}: unknown library {library!r}; known are {known}.{suggest(str(library), BUILDERS)}"
+        )
+    if not isinstance(name, str) or not isinstance(kwargs, Mapping):
+        raise FinerCAMError(f"{where}: architecture name must be text and kwargs a table")
+    for key in kwargs:
+        if not isinstance(key, str) or any(word in key.lower() for word in _FORBIDDEN):
+            raise FinerCAMError(f"{where}: the architecture option {key!r} is not allowed; weights lie in the folder")
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Named tensors from safetensors, or from a `torch.save`d file that holds nothing but tensors.
+
+    A dict under "state_dict" or "model" is unwrapped, and a common prefix "module." is taken off. Raises FinerCAMError
+    for a pickle with anything else in it: it is not executed.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(str(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FinerCAMError(f"{path} does not exist") from None
+    except pickle.UnpicklingError as error:
+        raise FinerCAMError(
+            f"{path} is no file of plain tensors and was not opened further (a pickle can run code); "
+            "save a state dict, or safetensors"
+        ) from error
+    except Exception as error:
+        raise FinerCAMError(f"{path} cannot be read as weights: {first_line(error)}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise FinerCAMError(f"{path} holds {type(found).__name__}, not a state dict of tensors")
+    wrapped = bool(found) and all(str(key).startswith("module.") for key in found)
+    return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in found.items()}
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    wrong = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
+    unexpected = [k for k in weights if k not in own]
+    # Tensors that a model holds under two names are written once.
+    written = {own[key].data_ptr() for key in weights if key in own}
+    missing = [k for k, v in own.items() if k not in weights and not (v.numel() and v.data_ptr() in written)]
+    problems = [
+        f"{what} {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise FinerCAMError(f"{path} does not fit the architecture: {'; '.join(problems)}")
+    model.load_state_dict(weights, strict=False)

@@ -1,0 +1,68 @@
+"""What loading a model gives, and the strings that name one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from finercam.errors import FinerCAMError, suggest
+from finercam.images import Preprocess
+
+__all__ = ["LoadedModel", "check_options", "parse_options"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode with its preprocessing and class names; unpacks to these three.
+
+    source says where it came from: the string, the library, what the library was asked for, provenance.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess
+    class_names: list[str] | None = None
+    name: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.preprocess, self.class_names))
+
+
+def parse_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Split `name?key=value&key=value` into the name and its options; values are JSON, `HxW`, or plain text.
+
+    >>> parse_options("timm/vit_tiny_patch16_224?pretrained=false&img_size=224x448&global_pool=avg")
+    ('timm/vit_tiny_patch16_224', {'pretrained': False, 'img_size': (224, 448), 'global_pool': 'avg'})
+    """
+    name, _, query = text.partition("?")
+    options: dict[str, Any] = {}
+    for pair in filter(None, query.split("&")):
+        key, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key):
+            raise FinerCAMError(f"model {text!r}: the option {pair!r} is not of the form key=value")
+        options[key] = _value(value)
+    return name, options
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r"\d+x\d+", text):
+        height, width = text.split("x")
+        return int(height), int(width)
+    try:
+        value = json.loads(text.lower() if text.lower() in ("true", "false", "none", "null") else text)
+    except ValueError:
+        return None if text.lower() == "none" else text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_options(text: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse options that a source does not know."""
+    for key in options:
+        if key not in known:
+            names = ", ".join(known) or "none"
+            raise FinerCAMError(f"model {text!r}: no option {key!r} here; there are: {names}.{suggest(key, known)}")
