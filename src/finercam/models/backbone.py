@@ -128,7 +128,7 @@ def load_backbone(
     if pool not in POOLS:
         raise FinerCAMError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
     model, preprocess, architecture = _load(text, name, options)
-    tower = tower_of(model, pool).to(device).eval()
+    tower = _on(device, tower_of(model, pool)).eval()
     preprocess = _prepared(text, tower, preprocess, native, size, max_side, normalise)
     dim = _width(text, tower, preprocess)
     provenance = {"backbone": text, "pool": pool, "tower": type(tower).__name__, "libraries": _versions(architecture)}
@@ -274,6 +274,13 @@ def _resizable(visual: nn.Module) -> nn.Module:
             trunk.patch_embed.strict_img_size = False
             trunk.patch_embed.flatten, trunk.patch_embed.output_fmt = False, Format.NHWC
     return visual
+
+
+def _on(device: str | torch.device, tower: Tower) -> Tower:
+    try:
+        return tower.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise FinerCAMError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
 
 
 # --- sizes

@@ -1,0 +1,22 @@
+"""Linear heads over frozen backbones: features, training, comparison, and heads from elsewhere."""
+
+from finercam.probe.features import Features, default_cache, extract
+from finercam.probe.linear import DECAYS, Head, accuracy, fit, stratified, sweep
+from finercam.probe.released import import_head, read_head
+from finercam.probe.run import ProbeResult, probe
+
+__all__ = [
+    "DECAYS",
+    "Features",
+    "Head",
+    "ProbeResult",
+    "accuracy",
+    "default_cache",
+    "extract",
+    "fit",
+    "import_head",
+    "probe",
+    "read_head",
+    "stratified",
+    "sweep",
+]

@@ -1,0 +1,99 @@
+"""Accuracy of backbones on datasets, from the folders that probes wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from finercam.errors import FinerCAMError
+
+__all__ = ["Row", "grid", "markdown", "read_probe", "to_csv"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One probe's accuracy on one dataset: top-1 and top-5 in [0, 1] on `split`, of `count` pictures."""
+
+    backbone: str
+    pool: str
+    dataset: str
+    split: str
+    top1: float
+    top5: float
+    count: int
+    weight_decay: float
+    seed: int
+    folder: str
+
+
+def read_probe(folder: str | os.PathLike[str]) -> Row:
+    """What the probe in a model folder reached: on the test split, else on the validation split.
+
+    Raises FinerCAMError for a folder that `finercam probe` did not write.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        told = config["provenance"]
+        accuracy = told["accuracy"]
+        split = next(name for name in ("test", "val", "train") if name in accuracy)
+        measured = accuracy[split]
+        return Row(
+            str(told["backbone"]),
+            str(told["pool"]),
+            str(told["dataset"]),
+            split,
+            float(measured["top1"]),
+            float(measured["top5"]),
+            int(measured["count"]),
+            float(told["weight_decay"]),
+            int(told["seed"]),
+            str(folder),
+        )
+    except FileNotFoundError:
+        raise FinerCAMError(f"{folder} is not a model folder: it has no config.json") from None
+    except (KeyError, TypeError, StopIteration, ValueError, OSError):
+        raise FinerCAMError(f"{folder} was not written by 'finercam probe': it tells no accuracy") from None
+
+
+def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table backbone by dataset; a cell is "top-1 / top-5" in percent, "–" where there is none.
+
+    A split other than test is named in the cell; of several probes for one cell all are shown.
+    """
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    backbones = list(dict.fromkeys((row.backbone, row.pool) for row in rows))
+    lines = []
+    for backbone, pool in backbones:
+        own = [row for row in rows if (row.backbone, row.pool) == (backbone, pool)]
+        cells = ["; ".join(_cell(row) for row in own if row.dataset == dataset) or "–" for dataset in datasets]
+        lines.append([backbone, pool, *cells])
+    return ["backbone", "pool", *datasets], lines
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown, with a line that says what its numbers are."""
+    header, lines = grid(rows)
+    table = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *lines]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
+    return f"{text}\n\nTop-1 / top-5 in percent on the test split, unless another is named.\n"
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """One line a probe, with all that is known of it."""
+    text = StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def _cell(row: Row) -> str:
+    split = "" if row.split == "test" else f" ({row.split})"
+    return f"{100 * row.top1:.1f} / {100 * row.top5:.1f}{split}"
