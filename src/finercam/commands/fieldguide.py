@@ -31,8 +31,8 @@ def fieldguide(
         raise FinerCAMError("fieldguide --train needs --out DIR, where the model is written")
     book: Any = import_module("finercam.data.fieldguide")
     if plates is not None:
-        typer.echo(book.write_plates(plates))
+        typer.echo(f"{len(book.write_plates(plates))} plates: {plates}")
     if export is not None:
-        typer.echo(book.export(export, count=count, seed=seed, size=size))
+        typer.echo(f"{count} pictures: {book.export(export, count, seed, size)}")
     if train is not None:
-        typer.echo(book.train(train, out, seed=seed))
+        book.train(train, out, seed)

@@ -19,7 +19,7 @@ from finercam.references import NONE
 from finercam.view.blend import overlay, pixels, signed
 from finercam.view.sheet import Cell, Line, sheet
 from finercam.view.shown import Display, shown
-from finercam.view.text import common, percent
+from finercam.view.text import closed, common, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -256,9 +256,9 @@ def _class(answer: Explanation, index: int) -> str:
 
 @lru_cache(maxsize=8)
 def _commons(names: tuple[str, ...]) -> tuple[str, ...]:
-    commons = [common(name) for name in names]
+    commons = [common(name) if name.strip() else f"class {index}" for index, name in enumerate(names)]
     counts = Counter(commons)
-    return tuple(short if counts[short] == 1 else name for short, name in zip(commons, names, strict=True))
+    return tuple(closed(c if counts[c] == 1 else name) for c, name in zip(commons, names, strict=True))
 
 
 def _probability(answer: Explanation, index: int) -> str:

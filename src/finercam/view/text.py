@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.font_manager import FontProperties
 
-__all__ = ["common", "font", "literal", "percent", "wrapped"]
+__all__ = ["closed", "common", "font", "literal", "percent", "wrapped"]
 
 _FAMILIES = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Emoji", "Arial Unicode MS")
 """Fonts to look for a letter in, in this order; the first one comes with matplotlib."""
 
 _MEASURED_AT = 100
 """Size in points at which text is measured; widths are proportional."""
+
+_HARMLESS = "\u200c\u200d\u200e"
 
 _LONGEST = 2000
 """Letters of a name that are looked at; no sheet has room for more."""
@@ -27,7 +29,7 @@ def literal(text: object) -> str:
     """The text on one line, with what would act on the reader's device made visible.
 
     Control characters (newlines, terminal escapes), format characters that reorder or hide text, and lone surrogates
-    become their code points; the joiners that scripts and emoji need stay.
+    become their code points; the joiners that scripts and emoji need stay, and the mark that ends right-to-left text.
 
     >>> literal("a\\x1b[31mb\\u202ec")
     'a<U+001B>[31mb<U+202E>c'
@@ -36,7 +38,7 @@ def literal(text: object) -> str:
     """
     out = []
     for letter in " ".join(str(text)[:_LONGEST].split()):
-        acts = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") and letter not in "\u200c\u200d"
+        acts = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") and letter not in _HARMLESS
         out.append(f"<U+{ord(letter):04X}>" if acts else letter)
     return "".join(out)
 
@@ -49,6 +51,15 @@ def common(name: str) -> str:
     """
     found = re.fullmatch(r"[A-Z][a-z]+( [a-z-]+){1,2} \(([A-Z][^()\d]*)\)", name)
     return found[2] if found else name
+
+
+def closed(name: str) -> str:
+    """The name, marked where right-to-left text in it ends, so that it doesn't draw what follows to its other side.
+
+    >>> closed("wren"), closed("\u05d6\u05e8\u05d5\u05df").endswith("\u200e")
+    ('wren', True)
+    """
+    return name + "\u200e" if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name) else name
 
 
 def percent(probability: float) -> str:
@@ -130,6 +141,8 @@ def _length(text: str, size: float) -> float:
 def _drawable(letter: str) -> str:
     if letter in "\u200c\u200d\ufe0f":  # they only join or choose a form
         return ""
+    if letter == "\u200e":
+        return letter
     return letter if any(ord(letter) in letters for letters in _letters()) else f"<U+{ord(letter):04X}>"
 
 

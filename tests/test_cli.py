@@ -1,0 +1,205 @@
+"""The command line: what it writes and prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from finercam import FinerCAM, methods
+from finercam.cli import app, main
+from finercam.commands.pictures import find_pictures
+from finercam.images import Preprocess, read_image
+from finercam.models import load_model, save_directory
+from finercam.models.directory import build_architecture
+
+NAMES = ["wren", "<b>[red]robin[/]</b>", "finch\x1b[31m"]
+ARCHITECTURE = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 3}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "three"
+    prepare = Preprocess((32, 32))
+    return str(
+        save_directory(
+            folder, build_architecture(ARCHITECTURE), architecture=ARCHITECTURE, classes=NAMES, preprocess=prepare
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name, size in (("a.png", (40, 32)), ("sub/a.PNG", (32, 32)), ("b.jpg", (64, 40))):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "c.png").write_bytes(b"")
+    return folder
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def index(out: Path) -> list[dict]:
+    return json.loads((out / "explanations.json").read_text())["explanations"]
+
+
+class TestExplain:
+    def test_a_folder_with_a_broken_picture_reports_it_and_explains_the_rest(self, model, photos, tmp_path):
+        done = run("explain", photos, "--model", model, "--out", tmp_path)
+        assert done.exit_code == 1
+        assert done.stderr.count("\n") == 1 and "broken.jpg" in done.stderr and "Traceback" not in done.output
+        entries = index(tmp_path)
+        assert [Path(entry["source"]).name for entry in entries] == ["a.png", "b.jpg", "a.PNG"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            ["explanations.json", *(f"{stem}.{kind}" for stem in ("a", "b", "a-2") for kind in ("npz", "png"))]
+        )
+        assert "3 explained" in done.stdout
+
+    def test_the_files_hold_what_the_library_answers(self, model, photos, tmp_path):
+        options = ["--gamma", 0.9, "--method", "layercam", "--num-references", 1, "--references", "predicted"]
+        assert run("explain", photos / "b.jpg", "--model", model, "--out", tmp_path, *options).exit_code == 0
+        loaded = load_model(model)
+        explain = FinerCAM(loaded.model, "layercam", 0.9, "predicted", 1, class_names=loaded.class_names)
+        expected = explain(loaded.preprocess(read_image(photos / "b.jpg"))[None])
+        entry = index(tmp_path)[0]
+        with np.load(tmp_path / entry["files"]["maps"], allow_pickle=False) as maps:
+            assert np.allclose(maps["signed"], expected.signed[0].numpy(), atol=1e-6)
+        assert entry["target"]["id"] == int(expected.target[0])
+        assert [d["id"] for d in entry["references"]] == expected.references[0].tolist()
+        assert (entry["method"], entry["gamma"], entry["strategy"]) == ("layercam", 0.9, "predicted")
+
+    def test_against_names_is_the_pairwise_question(self, model, photos, tmp_path):
+        asked = ["--target", "WREN", "--against", NAMES[1], "--against", "2"]
+        assert run("explain", photos / "a.png", "-m", model, "-o", tmp_path, *asked).exit_code == 0
+        entry = index(tmp_path)[0]
+        assert (entry["target"]["id"], [d["id"] for d in entry["references"]]) == (0, [1, 2])
+        assert entry["strategy"] == "explicit"
+
+    def test_size_gives_finer_maps(self, model, photos, tmp_path):
+        for size in (32, 64):
+            assert run("explain", photos / "a.png", "-m", model, "-o", tmp_path, "--size", size).exit_code == 0
+            assert index(tmp_path)[0]["map_size"] == [size // 4, size // 4]
+
+    def test_layers_fusion_and_smoothing_reach_the_explainer(self, model, photos, tmp_path):
+        options = ["--layer", "features.4", "--layer", "features", "--fusion", "product", "--smooth", "flip"]
+        done = run("explain", photos / "a.png", "-m", model, "-o", tmp_path, *options)
+        assert done.exit_code == 0, done.output
+        assert (index(tmp_path)[0]["layers"], index(tmp_path)[0]["fusion"]) == (["features.4", "features"], "product")
+
+    def test_hostile_names_are_printed_as_text(self, model, photos, tmp_path):
+        done = run("explain", photos / "a.png", "-m", model, "-o", tmp_path, "--top", 3)
+        assert "\x1b" not in done.output
+        assert NAMES[1] in done.stdout and "finch<U+001B>[31m" in done.stdout
+        assert done.stdout.count("%") == 3
+
+    def test_a_batch_whose_one_image_is_refused_keeps_the_others(self, model, photos, tmp_path):
+        loaded = load_model(model)
+        predicted = {
+            name: int(loaded.model(loaded.preprocess(read_image(photos / name))[None]).argmax())
+            for name in ("a.png", "b.jpg")
+        }
+        # a target that one image has for its own reference, per prediction, is refused for that image alone
+        against = predicted["a.png"]
+        done = run("explain", photos / "a.png", photos / "b.jpg", "-m", model, "-o", tmp_path, "--against", against)
+        refused = [name for name, best in predicted.items() if best == against]
+        assert done.exit_code == (2 if len(refused) == 2 else 1)
+        assert "its own references" in done.stderr and "Traceback" not in done.output
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--model", "three/nothing"], "three/nothing"),
+            (["--target", "wran"], "wren"),
+            (["--against", "7"], "expected a class id in 0…2"),
+            (["--method", "gradcan"], "gradcam"),
+            (["--layer", "featurs"], "featurs"),
+            (["--gamma", "-1"], "gamma"),
+            (["--gamma", "much"], "--gamma"),
+            (["--references", "similiar"], "similar"),
+            (["--weights", "meen"], "mean"),
+            (["--smooth", "rotate"], "flip"),
+            (["--device", "toaster"], "toaster"),
+            (["--bogus"], "--bogus"),
+            (["--target", "wren", "--against", "wren"], "its own references"),
+        ],
+    )
+    def test_misuse_is_one_line_and_status_2(self, model, photos, tmp_path, arguments, said):
+        done = run("explain", photos / "a.png", "--model", model, "--out", tmp_path / "out", *arguments)
+        assert done.exit_code == 2
+        assert said in done.stderr and done.stderr.startswith("finercam: ")
+        assert done.stderr.count("\n") == 1 and done.stdout == ""
+        assert not (tmp_path / "out").exists()
+
+    def test_no_picture_at_all(self, model, tmp_path):
+        done = run("explain", tmp_path / "none*.png", "-m", model, "-o", tmp_path / "out")
+        assert done.exit_code == 2 and "matches no file" in done.stderr
+        done = run("explain", tmp_path / "gone.png", "-m", model, "-o", tmp_path / "out")
+        assert done.exit_code == 1 and "does not exist" in done.stderr
+
+
+class TestLists:
+    def test_methods_are_all_there_with_what_they_do(self):
+        out = run("methods").stdout
+        for name in methods.names():
+            assert name in out and methods.get(name).summary[:30] in out
+
+    def test_models_tells_every_form(self):
+        out = run("models").stdout
+        assert all(form in out for form in ("timm/", "torchvision/", "hf/", "open_clip/", "FOLDER"))
+
+
+class TestMain:
+    def test_it_ends_with_the_status_and_one_line(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            main(["explian"])
+        assert ended.value.code == 2
+        assert "explain" in capsys.readouterr().err
+
+    def test_no_arguments_give_the_help(self):
+        done = run()
+        assert done.exit_code == 0 and "explain" in done.stdout and done.stderr == ""
+
+    def test_help_needs_no_torch(self):
+        code = (
+            "import sys\nfrom finercam.cli import main\n"
+            "try: main(['explain', '--help'])\n"
+            "except SystemExit as end: sys.exit(end.code or 'torch' in sys.modules or 'matplotlib' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "--num-references" in done.stdout
+
+    def test_version(self):
+        from finercam import __version__
+
+        assert run("--version").stdout.strip() == f"finercam {__version__}"
+
+
+class TestPictures:
+    def test_folders_patterns_and_files_each_once(self, photos):
+        found, complaints = find_pictures([str(photos), str(photos / "*.jpg"), str(photos / "notes.txt")])
+        names = [str(path.relative_to(photos)) for path in found]
+        assert names == ["a.png", "b.jpg", "broken.jpg", "sub/a.PNG", "notes.txt"]
+        assert complaints == []
+
+    def test_a_file_named_like_a_pattern_is_itself(self, tmp_path):
+        (tmp_path / "bird[1].png").write_bytes(b"x")
+        assert find_pictures([str(tmp_path / "bird[1].png")])[0] == [tmp_path / "bird[1].png"]
+
+    def test_an_empty_folder_is_told(self, tmp_path):
+        assert find_pictures([str(tmp_path)])[1] == [f"{tmp_path} is a folder without pictures"]
