@@ -266,7 +266,7 @@ def _resizable(visual: nn.Module) -> nn.Module:
     """Let a timm ViT inside an open_clip tower take other sizes; open_clip has no option for it."""
     trunk: Any = getattr(visual, "trunk", None)
     if trunk is not None:
-        from timm.layers import Format
+        from timm.layers.format import Format
         from timm.models.vision_transformer import VisionTransformer
 
         if type(trunk) is VisionTransformer and not trunk.dynamic_img_size:

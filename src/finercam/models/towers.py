@@ -113,7 +113,7 @@ class TimmTower(Tower):
         return features.flatten(1, 2) if getattr(self.model, "output_fmt", "") == "NHWC" else _places(features)
 
     def _own_is_mean(self) -> bool:
-        from timm.layers import SelectAdaptivePool2d
+        from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
         pools = [module for module in self.model.modules() if isinstance(module, SelectAdaptivePool2d)]
         return bool(pools) and all(pool.pool_type in ("avg", "fast", "fastavg") for pool in pools)
