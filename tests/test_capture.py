@@ -313,3 +313,44 @@ def test_exchanged_gives_another_activation_and_lets_go(toys, pictures):
     with exchanged(model.features, torch.zeros(2, 6, 8, 8)):
         torch.testing.assert_close(run_model(model, images), model.head.bias.detach().expand(2, -1))
     assert hooks_of(model) == 0
+
+
+def test_gradient_checkpointing_is_switched_off_by_its_flag(toys, pictures):
+    """As timm and open_clip do it: recomputed in the backward pass, the layers would run without hooks."""
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self, inner, flag) -> None:
+            super().__init__()
+            self.inner, self.grad_checkpointing = inner, flag
+
+        def forward(self, x):
+            if self.grad_checkpointing:
+                return checkpoint(self.inner, x, use_reentrant=False)
+            return self.inner(x)
+
+    v = torch.ones(2, 1, 5)
+    found = []
+    for flag in (True, False):
+        model = Checkpointed(toys.vit(), flag)
+        found += capture(model, named(model, "inner.blocks.1.norm1"), pictures(2)).gradients(v)[0]
+        assert model.grad_checkpointing is flag
+    assert torch.equal(found[0], found[1])
+
+
+def test_checkpointing_without_a_flag_is_named(toys, pictures):
+    from torch.utils.checkpoint import checkpoint
+
+    class Always(nn.Module):
+        def __init__(self, inner) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    model = Always(toys.vit())
+    run = capture(model, named(model, "inner.blocks.1.norm1"), pictures(2))
+    with pytest.raises(FinerCAMError, match="gradient checkpointing; switch that off") as caught:
+        run.gradients(torch.ones(2, 1, 5))
+    assert "\n" not in str(caught.value)

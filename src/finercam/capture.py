@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from finercam.errors import FinerCAMError
 
@@ -58,7 +59,13 @@ class Capture:
         return [self._grad(z, None, retain_graph=m < last) for m, z in enumerate(scalars)]
 
     def _grad(self, of: Tensor, vectors: Tensor | None, **options: bool) -> tuple[Tensor, ...]:
-        found = torch.autograd.grad(of, self.activations, vectors, allow_unused=True, **options)
+        try:
+            found = torch.autograd.grad(of, self.activations, vectors, allow_unused=True, **options)
+        except CheckpointError as error:
+            raise FinerCAMError(
+                f"layer {', '.join(map(repr, self.layers))}: what follows it is under gradient checkpointing; switch "
+                "that off while explaining"
+            ) from error
         for name, gradient in zip(self.layers, found, strict=True):
             if gradient is None:
                 raise FinerCAMError(
@@ -121,19 +128,27 @@ def run_model(model: nn.Module, images: Any, scores: Scores | None = None) -> Te
 
 @contextmanager
 def guest(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in eval mode with its parameters out of the graph; put every flag back at the end."""
-    training = [module for module in model.modules() if module.training]
+    """Hold `model` in eval mode with its parameters out of the graph; put every flag back at the end.
+
+    Gradient checkpointing is switched off as well (timm, open_clip): the layers would run again, without hooks.
+    """
+    flags = [
+        (module, flag)
+        for module in model.modules()
+        for flag in ("training", "grad_checkpointing")
+        if vars(module).get(flag) is True
+    ]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for module in training:
-            module.training = False
+        for module, flag in flags:
+            setattr(module, flag, False)
         for parameter in trained:
             parameter.requires_grad_(False)
         with _uncompiled():
             yield
     finally:
-        for module in training:
-            module.training = True
+        for module, flag in flags:
+            setattr(module, flag, True)
         for parameter in trained:
             parameter.requires_grad_(True)
 
