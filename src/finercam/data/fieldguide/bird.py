@@ -17,10 +17,10 @@ NUMBER = {part: number for number, part in enumerate(PARTS, 1)}
 
 # Length and depth of a beak at its base in units of the head's radius, its bend, and the darkening of its lower half.
 BEAKS = {
-    "cone": (0.58, 0.34, 0.0),
-    "heavy": (0.95, 0.74, 0.06),
-    "straight": (2.10, 0.26, 0.0),
-    "curved": (2.00, 0.26, 0.26),
+    "cone": (0.55, 0.34, 0.0),
+    "heavy": (0.95, 0.80, 0.04),
+    "straight": (2.10, 0.32, 0.0),
+    "curved": (2.0, 0.36, 0.60),
     "needle": (1.55, 0.16, 0.03),
     "chisel": (1.05, 0.30, 0.0),
 }

@@ -52,8 +52,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "cnn": Recipe("features", 48_000, 32, 4e-3, 0.02, 1.0, 32.0),
-    "resnet": Recipe("layer4", 48_000, 32, 3e-3, 0.05, 0.0, 4.0),
+    "cnn": Recipe("features", 96_000, 32, 4e-3, 0.02, 1.0, 32.0),
+    "resnet": Recipe("layer4", 64_000, 32, 3e-3, 0.05, 0.0, 4.0),
     "vit": Recipe("norm", 64_000, 32, 1.5e-3, 0.05, 1.0, 8.0),
 }
 
@@ -239,7 +239,7 @@ def _fit(
     groups = [
         {"params": [w for w in slow if w.ndim > 1], "weight_decay": recipe.decay},
         {"params": [w for w in slow if w.ndim <= 1], "weight_decay": 0.0},
-        {"params": [head.weight], "weight_decay": recipe.decay / recipe.head},
+        {"params": [head.weight], "weight_decay": recipe.decay},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.15)
