@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finercam.explainer import FinerCAM
     from finercam.explanation import Explanation
     from finercam.models import load_model
+    from finercam.zeroshot import ZeroShotClassifier
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Explanation",
     "FinerCAM",
     "FinerCAMError",
+    "ZeroShotClassifier",
     "load_model",
     "methods",
     "metrics",
@@ -31,6 +33,7 @@ _LATER = {
     "Explanation": ("finercam.explanation", "Explanation"),
     "FinerCAM": ("finercam.explainer", "FinerCAM"),
     "FinerCAMError": ("finercam.errors", "FinerCAMError"),
+    "ZeroShotClassifier": ("finercam.zeroshot", "ZeroShotClassifier"),
     "load_model": ("finercam.models", "load_model"),
     "methods": ("finercam.methods", None),
     "metrics": ("finercam.metrics", None),

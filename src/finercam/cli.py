@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from finercam.commands.concept import concept
 from finercam.commands.demo import demo
 from finercam.commands.evaluate import evaluate
 from finercam.commands.explain import explain
@@ -75,6 +76,7 @@ def _common(
 
 app.command()(explain)
 app.command()(evaluate)
+app.command()(concept)
 app.command()(demo)
 app.command()(models)
 app.command()(methods)

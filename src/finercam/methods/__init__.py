@@ -2,4 +2,6 @@
 
 from finercam.methods.method import Method, get, names, register
 
-__all__ = ["Method", "get", "names", "register"]
+from finercam.methods import attention  # isort: skip - puts its own methods after the common ones
+
+__all__ = ["Method", "attention", "get", "names", "register"]

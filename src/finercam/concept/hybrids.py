@@ -1,0 +1,214 @@
+"""Birds that the Fieldguide does not hold, to learn words from: any mark on any bird, described part by part.
+
+A species wears what its whole genus wears, so pictures of species alone cannot teach whether "red crest" means the
+crest or the sky-blue bird below it. Hybrids wear marks at random, and come in twins: one scene, one mark changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from unittest import mock
+
+import numpy as np
+
+from finercam.data.fieldguide import SPECIES, bird, render
+from finercam.data.fieldguide import caption as caption_of
+from finercam.data.fieldguide.scene import draw_scene, label_of
+from finercam.data.fieldguide.species import COLOURS, GENERA, Mark, Species, siblings
+from finercam.data.fieldguide.species import PARTS as ALL_PARTS
+
+__all__ = [
+    "NAMED",
+    "Hybrid",
+    "draw_hybrid",
+    "noun_phrase",
+    "paint_hybrid",
+    "seen_parts",
+    "traits",
+    "vocabulary",
+    "with_article",
+    "worn",
+]
+
+NAMED = (
+    *("tail", "breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar"),
+    *("beak", "eye_ring", "crest", "wing", "legs"),
+)
+"""The parts that have words: all of the Fieldguide's but body and eye, which look alike on every bird of a colour."""
+
+STYLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "tail": {"plain": ("{} tail",), "tipped": ("{}-tipped tail",), "barred": ("{}-banded tail", "{}-barred tail")},
+    "breast": {
+        "spot": ("{} breast spot", "{} spot on the breast"),
+        "band": ("{} breast band", "{} band on the breast"),
+        "streaks": ("{}-streaked breast",),
+    },
+    "throat": {"gorget": ("{} throat", "{} throat", "{} gorget")},
+    "cheek": {"patch": ("{} cheek", "{} cheek", "{} cheek patch")},
+    "crown": {"cap": ("{} cap", "{} crown")},
+    "rump": {"patch": ("{} rump", "{} rump", "{} rump patch")},
+    "epaulet": {"patch": ("{} shoulder patch", "{} epaulet", "{} epaulets", "{} shoulder")},
+    "wing_bar": {"one": ("{} wing bar", "one {} wing bar"), "two": ("two {} wing bars",)},
+    "beak": {
+        "cone": ("short {} beak", "short {} bill"),
+        "heavy": ("massive {} beak", "massive {} bill"),
+        "straight": ("long straight {} beak", "long straight {} bill"),
+        "curved": ("long down-curved {} beak", "down-curved {} bill"),
+        "needle": ("needle-thin {} beak", "needle-thin {} bill"),
+        "hook": ("hooked {} beak", "hooked {} bill"),
+        "chisel": ("chisel-shaped {} beak", "chisel-shaped {} bill"),
+    },
+    "eye_ring": {"ring": ("{} eye-ring", "{} ring around the eye")},
+    "crest": {"spike": ("{} crest", "spiky {} crest"), "fan": ("rounded {} crest", "rounded {} crest")},
+    "wing": {"plain": ("{} wing", "{} wings")},
+    "legs": {"plain": ("{} legs",)},
+}
+"""How each style of a part is named; the first is the Fieldguide's own phrase."""
+
+ANY_STYLE: dict[str, tuple[str, ...]] = {
+    **{part: next(iter(styles.values())) for part, styles in STYLES.items() if len(styles) == 1},
+    "wing_bar": ("{} wing bars", "{} wing bar"),
+    "beak": ("{} beak", "{} bill"),
+    "crest": ("{} crest",),
+    "breast": ("{}-marked breast",),
+}
+"""How a part is named whatever its style; none for tails, of which only the plain ones are of one colour."""
+
+OPTIONAL = ("breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar", "eye_ring", "crest")
+"""The parts that a bird may lack."""
+
+CONTEXTS = ("{}", "{}", "a photo of {}", "a bird with {}", "a bird with {}", "a photo of a bird with {}")
+GENERAL = ("bird", "a bird", "a photo of a bird")
+NOTHING = ("an empty perch", "a photo of an empty perch", "no bird")
+
+Worn = dict[str, Mark]
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """What sits in a scene: a species-like bird or nothing; `label` if it is a species of the Fieldguide, `look` if
+    its genus's description holds (a place in `GENERA`), else -1."""
+
+    species: Species | None
+    label: int = -1
+    look: int = -1
+
+    @property
+    def worn(self) -> Worn:
+        return {} if self.species is None else worn(self.species)
+
+
+def worn(species: Species) -> Worn:
+    """What a bird shows of the named parts: its marks, and the colours of its wing and legs."""
+    coat = species.genus.coat
+    return {part: species.marks[part] for part in NAMED if part in species.marks} | {
+        "wing": Mark("plain", coat["wing"]),
+        "legs": Mark("plain", coat["legs"]),
+    }
+
+
+def traits(label: int) -> dict[str, str]:
+    """What a Fieldguide species shows, as part to phrase.
+
+    >>> traits(1)["crest"], traits(1)["legs"]
+    ('red crest', 'slate legs')
+    """
+    return {part: noun_phrase(part, mark.style, mark.colour) for part, mark in worn(SPECIES[label]).items()}
+
+
+def draw_hybrid(seed: int, index: int) -> Hybrid:
+    """The bird of picture `index`; `2k` and `2k + 1` are twins that differ in one part (species: in one or two)."""
+    rng = np.random.default_rng((seed, index // 2, 3))
+    kind, second = rng.random(), index % 2 == 1
+    base = label_of(seed, index // 2)
+    genus = SPECIES[base].genus
+    if kind < 0.12:  # nobody, and a bird where nobody was
+        return Hybrid(SPECIES[base], base, GENERA.index(genus)) if second else Hybrid(None)
+    if kind < 0.35:
+        label = int(rng.choice(siblings(base))) if second else base
+        return Hybrid(SPECIES[label], label, GENERA.index(genus))
+    coat, look = dict(genus.coat), GENERA.index(genus)
+    if rng.random() < 0.5:
+        coat, look = dict(GENERA[int(rng.integers(len(GENERA)))].coat), -1
+    for part, field in (("legs", "legs"), ("wing", "wing")):
+        if rng.random() < 0.4:
+            coat[field] = _colour(rng, ())
+            look = look if part == "legs" else -1
+    marks = {part: _mark(rng, part, coat) for part in ("tail", "beak")}
+    marks |= {part: _mark(rng, part, coat) for part in OPTIONAL if rng.random() < 0.3}
+    changed = (*OPTIONAL, "tail", "beak")[int(rng.integers(len(OPTIONAL) + 2))]
+    other = _mark(rng, changed, coat)
+    if second:
+        if changed in marks and changed in OPTIONAL and rng.random() < 0.5:
+            del marks[changed]
+        else:
+            marks[changed] = other
+    return Hybrid(Species("hybrid", replace(genus, coat=coat), marks), look=look)
+
+
+def _mark(rng: np.random.Generator, part: str, coat: dict[str, str]) -> Mark:
+    style = str(rng.choice(list(STYLES[part])))
+    around = {"wing_bar": ("wing",), "epaulet": ("wing",), "tail": (), "beak": (), "crest": ("head",)}
+    return Mark(style, _colour(rng, [coat[where] for where in around.get(part, ("back", "belly", "head"))]))
+
+
+def _colour(rng: np.random.Generator, unlike: list[str] | tuple[str, ...]) -> str:
+    """A colour that can be seen on the given ones."""
+    while True:
+        colour = str(rng.choice(list(COLOURS)))
+        if not any(colour == other or near(colour, other) for other in unlike):
+            return colour
+
+
+@cache
+def near(one: str, other: str) -> bool:
+    """Whether two colours are too alike to call one by the other's name a mistake."""
+    return one != other and float(np.abs(np.subtract(COLOURS[one], COLOURS[other])).max()) < 48
+
+
+def paint_hybrid(seed: int, index: int, size: int = 128) -> render.Picture:
+    """Pixels `(H, W, 3)` and part numbers `(H, W)` of a hybrid; twins share the scene."""
+    chosen = draw_hybrid(seed, index).species
+    paint_bird = render.paint_bird
+    draw: Callable[..., None] = paint_bird if chosen is not None else lambda canvas, scene, label: None
+    with mock.patch.object(bird, "SPECIES", (chosen,)), mock.patch.object(render, "paint_bird", draw):
+        return render.paint(draw_scene(seed, index // 2), size, 0)
+
+
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def noun_phrase(part: str, style: str | None, colour: str, form: int = 0) -> str:
+    """How a mark is named, without article.
+
+    >>> noun_phrase("wing_bar", "two", "white"), noun_phrase("epaulet", None, "red", form=2)
+    ('two white wing bars', 'red epaulets')
+    """
+    forms = ANY_STYLE[part] if style is None else STYLES[part][style]
+    return forms[form % len(forms)].format(colour)
+
+
+def with_article(phrase: str) -> str:
+    first, last = phrase.split()[0], phrase.split()[-1]
+    if first in ("one", "two") or last.endswith(("bars", "legs", "wings", "epaulets")):
+        return phrase
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def vocabulary() -> list[str]:
+    """Every word that the descriptions can hold, in alphabetical order."""
+    phrases = [
+        noun_phrase(part, style, "red", form) for part in STYLES for style in STYLES[part] for form in range(4)
+    ]
+    phrases += [noun_phrase(part, None, "red", form) for part in ANY_STYLE for form in range(4)]
+    texts = [*phrases, *COLOURS, *CONTEXTS, *GENERAL, *NOTHING, "and", "an", *map(caption_of, range(len(SPECIES)))]
+    cleaned = " ".join(texts).replace("{}", " ").replace("-", " ").replace(",", " ")
+    return sorted(set(cleaned.split()))
+
+
+def seen_parts(parts: np.ndarray) -> np.ndarray:
+    """Pixels of each named part in a part map: `(13,)`."""
+    counts = np.bincount(parts.ravel(), minlength=len(ALL_PARTS) + 1)
+    return np.array([counts[ALL_PARTS.index(part) + 1] for part in NAMED])

@@ -1,0 +1,369 @@
+"""Trains the two-tower model on pictures of hybrids and descriptions of them, and measures what it learnt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finercam.concept.hybrids import (
+    ANY_STYLE,
+    CONTEXTS,
+    GENERAL,
+    NAMED,
+    NOTHING,
+    OPTIONAL,
+    STYLES,
+    Hybrid,
+    draw_hybrid,
+    near,
+    noun_phrase,
+    paint_hybrid,
+    seen_parts,
+    vocabulary,
+    with_article,
+)
+from finercam.data.fieldguide import GENERA, SPECIES, Fieldguide, caption
+from finercam.data.fieldguide.dataset import stack
+from finercam.data.fieldguide.species import COLOURS, Mark
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from finercam.models.twotower import TwoTower
+
+__all__ = ["Album", "Text", "contrastive_loss", "train", "zero_shot_accuracy"]
+
+SIZE, MEAN, STD = 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SEEN = 6
+"""Fewer pixels of a part in sight than this, and nothing is said about it."""
+ABSENT, ANY = -1, -2
+BIRD, EMPTY = "bird", "empty"
+
+_STYLE = {(part, style): place for part in NAMED for place, style in enumerate(STYLES[part])}
+_COLOUR = {colour: place for place, colour in enumerate(COLOURS)}
+_NEAR = np.array([[near(one, other) for other in COLOURS] for one in COLOURS])
+
+
+@dataclass(frozen=True)
+class Text:
+    """A description and what it claims: `(part, style, colour)` each, `ANY` where it does not say."""
+
+    words: str
+    claims: tuple[tuple[int, int, int], ...] = ()
+    look: int = ANY
+    of: str = BIRD
+
+
+class Album:
+    """What is on each of N pictures, as numbers: enough to tell whether a text is true of a picture."""
+
+    def __init__(self, birds: list[Hybrid], seen: np.ndarray) -> None:
+        self.birds = birds
+        self.bird = np.array([one.species is not None for one in birds])
+        self.look = np.array([one.look for one in birds])
+        self.styles = np.full((len(birds), len(NAMED)), ABSENT)
+        self.colours = np.full((len(birds), len(NAMED)), ABSENT)
+        self.seen = seen >= SEEN
+        for row, one in enumerate(birds):
+            for part, mark in one.worn.items():
+                column = NAMED.index(part)
+                self.styles[row, column] = _STYLE[part, mark.style]
+                self.colours[row, column] = _COLOUR[mark.colour]
+
+    def truth(self, texts: list[Text], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(N, T)` bool each: whether a text is true of a picture, and whether that can be said at all.
+
+        It cannot where the part is worn but hidden, or where its colour is nearly the one claimed.
+        """
+        true = np.empty((len(rows), len(texts)), bool)
+        known = np.ones_like(true)
+        for column, text in enumerate(texts):
+            holds = ~self.bird[rows] if text.of == EMPTY else self.bird[rows]
+            if text.look != ANY:
+                holds = holds & (self.look[rows] == text.look)
+            doubt = np.zeros(len(rows), bool)
+            for part, style, colour in text.claims:
+                worn, style_of, colour_of = self.seen[rows, part], self.styles[rows, part], self.colours[rows, part]
+                fits = (style_of != ABSENT) & ((style == ANY) | (style_of == style))
+                alike = (colour == ANY) | _NEAR[colour_of, colour]
+                same = fits & ((colour == ANY) | (colour_of == colour))
+                doubt |= (fits & ~same & alike) | (same & ~worn)
+                holds = holds & (same | (fits & alike))
+            true[:, column] = holds & ~doubt
+            known[:, column] = ~(holds & doubt)
+        return true, known
+
+    def differing(self, row: int) -> list[int]:
+        """The parts in which a picture and its twin differ, of those that it wears."""
+        twin = row ^ 1
+        changed = (self.styles[row] != self.styles[twin]) | (self.colours[row] != self.colours[twin])
+        return [part for part in np.flatnonzero(changed) if self.styles[row, part] != ABSENT]
+
+
+def texts_for(album: Album, rows: np.ndarray, rng: np.random.Generator) -> list[Text]:
+    """Descriptions for the pictures of one step: a part, several parts, and one that is false in one of them."""
+    texts = [Text(str(rng.choice(GENERAL))), Text(str(rng.choice(NOTHING)), of=EMPTY)]
+    for row in rows.tolist():
+        if not album.bird[row]:
+            continue
+        shown = [part for part in range(len(NAMED)) if album.styles[row, part] != ABSENT and album.seen[row, part]]
+        telling = [part for part in album.differing(row) if part in shown]
+        if not shown:
+            continue
+        first = int(rng.choice(telling if telling and rng.random() < 0.7 else shown))
+        texts.append(_one(album, row, first, rng))
+        texts.append(_several(album, row, shown, rng))
+        texts.append(_false(album, row, first, rng))
+    return texts
+
+
+def _one(album: Album, row: int, part: int, rng: np.random.Generator, style: int = ANY, colour: int = ANY) -> Text:
+    words, claim = _claim(album, row, part, rng, style, colour)
+    bare = with_article(words) if rng.random() < 0.5 else words
+    context = str(rng.choice(CONTEXTS))
+    return Text(context.format(bare if context == "{}" else with_article(words)), (claim,))
+
+
+def _claim(
+    album: Album, row: int, part: int, rng: np.random.Generator, style: int = ANY, colour: int = ANY
+) -> tuple[str, tuple[int, int, int]]:
+    name = NAMED[part]
+    style = int(album.styles[row, part]) if style == ANY else style
+    colour = int(album.colours[row, part]) if colour == ANY else colour
+    loose = name in ANY_STYLE and rng.random() < 0.5
+    shade = list(COLOURS)[colour]
+    if name in OPTIONAL and loose and rng.random() < 0.25:  # the part alone, whatever its colour
+        words = " ".join(noun_phrase(name, None, "", int(rng.integers(4))).replace("-marked", "marked").split())
+        return words, (part, ANY, ANY)
+    words = noun_phrase(name, None if loose else list(STYLES[name])[style], shade, int(rng.integers(4)))
+    return words, (part, ANY if loose else style, colour)
+
+
+def _several(album: Album, row: int, shown: list[int], rng: np.random.Generator) -> Text:
+    bird = album.birds[row]
+    full = bird.label >= 0 and rng.random() < 0.3
+    if full:
+        marks = [(NAMED.index(part), mark) for part, mark in SPECIES[bird.label].marks.items()]
+        claims = tuple((part, _STYLE[NAMED[part], mark.style], _COLOUR[mark.colour]) for part, mark in marks)
+        return Text(caption(bird.label), claims, bird.look)
+    chosen = rng.permutation(shown)[: int(rng.integers(2, 4))]
+    named = [_claim(album, row, int(part), rng) for part in chosen]
+    phrases = [with_article(words) for words, _ in named]
+    listed = ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
+    look = bird.look if bird.look >= 0 and rng.random() < 0.5 else ANY
+    subject = "bird" if look == ANY else GENERA[look].look
+    return Text(f"a {subject} with {listed}", tuple(claim for _, claim in named), look)
+
+
+def _false(album: Album, row: int, part: int, rng: np.random.Generator) -> Text:
+    """The part in another colour or, at times, style."""
+    styles = len(STYLES[NAMED[part]])
+    if styles > 1 and rng.random() < 0.4:
+        return _one(album, row, part, rng, style=int(rng.integers(styles)))
+    return _one(album, row, part, rng, colour=int(rng.integers(len(COLOURS))))
+
+
+# -- learning -----------------------------------------------------------------------------------------------------
+
+
+def contrastive_loss(logits: Tensor, true: Tensor, known: Tensor) -> Tensor:
+    """The two-sided contrastive loss where several texts are true of a picture, and several pictures of a text.
+
+    `logits`, `true`, `known` are `(N, T)`. Each true pair is held against the false ones of its row, and against those
+    of its column: CLIP's cross entropy (Radford et al., ICML 2021), the other true pairs left out of the sum.
+
+    >>> import torch
+    >>> pairs = torch.eye(2, dtype=torch.bool)
+    >>> round(contrastive_loss(torch.zeros(2, 2), pairs, torch.ones(2, 2, dtype=torch.bool)).item(), 4)
+    0.6931
+    """
+    import torch
+    from torch.nn import functional as F
+
+    false = logits.masked_fill(true | ~known, -torch.inf)
+    pairs = true & known
+    by_picture = F.softplus(torch.logsumexp(false, 1, keepdim=True).clamp(min=-1e4) - logits)[pairs]
+    by_text = F.softplus(torch.logsumexp(false, 0, keepdim=True).clamp(min=-1e4) - logits)[pairs]
+    return 0.5 * (by_picture.mean() + by_text.mean())
+
+
+def train(
+    out_dir: str | Path,
+    seed: int = 0,
+    *,
+    images: int = 16_000,
+    steps: int = 1_500,
+    batch: int = 48,
+    rate: float = 4e-3,
+    decay: float = 0.02,
+    best: float = 0.0,
+    fresh: int = 1_000,
+    workers: int = 2,
+    bfloat16: bool = True,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train the two-tower model and write it to `out_dir`; gives the training record, with its zero-shot accuracy.
+
+    `images` hybrids of the seed are painted first and kept in memory. Nothing but pictures and texts is learnt from;
+    part maps only tell which parts are out of sight. `best` weighs a second loss on the best place of each picture
+    instead of the mean over places.
+    """
+    import torch
+
+    from finercam.images import Preprocess
+    from finercam.models.twotower import TwoTower, TwoTowerMeta, save_twotower
+
+    log(f"painting {images} pictures")
+    pixels, seen = paint(seed, images, workers)
+    album = Album([draw_hybrid(seed, index) for index in range(images)], seen)
+    words = vocabulary()
+    begin = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TwoTower(words, norm=True)
+        torch.nn.init.normal_(model.visual.projection.weight, 0, 0.3)
+        fit(model, pixels, album, seed, steps, batch, rate, decay, best, bfloat16, log)
+    minutes = (time.perf_counter() - begin) / 60
+    model.visual = model.visual.folded()
+    model.load_state_dict({key: value.half() for key, value in model.state_dict().items()})
+    hits, low, high = zero_shot_accuracy(model.eval(), seed + 1_000_000, fresh)
+    log(
+        f"twotower: zero-shot accuracy {hits:.3f} [{low:.3f}, {high:.3f}] on {fresh} fresh pictures, {minutes:.1f} min"
+    )
+    record = {
+        "command": f"finercam concept --train OUT --seed {seed}",
+        "seed": seed,
+        "images": images,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "decay": decay,
+        "best": best,
+        "bfloat16": bfloat16,
+        "torch": torch.__version__,
+        "minutes": round(minutes, 1),
+        "zero_shot_accuracy": round(hits, 4),
+        "zero_shot_interval": [round(low, 4), round(high, 4)],
+        "zero_shot_images": fresh,
+    }
+    save_twotower(model, TwoTowerMeta(words, 96, Preprocess((SIZE, SIZE), mean=MEAN, std=STD), record), out_dir)
+    return record
+
+
+def paint(seed: int, count: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels `(N, 128, 128, 3)` uint8 and pixels in sight of each named part `(N, 13)`."""
+    both = stack(partial(_picture, seed), range(count), workers, (SIZE, SIZE, 4), np.uint8)
+    return np.ascontiguousarray(both[..., :3]), np.stack([seen_parts(parts) for parts in both[..., 3]])
+
+
+def _picture(seed: int, index: int) -> np.ndarray:
+    picture = paint_hybrid(seed, index, SIZE)
+    return np.concatenate([picture.image, picture.parts[:, :, None]], 2)
+
+
+def fit(
+    model: TwoTower,
+    pixels: np.ndarray,
+    album: Album,
+    seed: int,
+    steps: int,
+    batch: int,
+    rate: float,
+    decay: float,
+    best: float,
+    bfloat16: bool,
+    log: Callable[[str], None],
+) -> None:
+    """AdamW under one cycle of the learning rate; twins always come together."""
+    import torch
+    from torch.nn import functional as F
+
+    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(_groups(model, decay), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
+    rng = np.random.default_rng((seed, 4))
+    waiting = np.empty(0, np.int64)
+    begin, smooth = time.perf_counter(), 0.0
+    for step in range(1, steps + 1):
+        if len(waiting) < batch // 2:
+            waiting = np.concatenate([waiting, rng.permutation(len(pixels) // 2)])
+        pairs, waiting = waiting[: batch // 2], waiting[batch // 2 :]
+        rows = np.stack([2 * pairs, 2 * pairs + 1], 1).ravel()
+        texts = texts_for(album, rows, rng)
+        true, known = (torch.from_numpy(table) for table in album.truth(texts, rows))
+        x = normed(pixels[rows])
+        if rng.random() < 0.5:
+            x = x.flip(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            maps = model.visual.features(x)
+        tokens = model.tokenize([text.words for text in texts])
+        described = F.normalize(model.encode_text(tokens), dim=-1)
+        scale = model.logit_scale.exp().clamp(max=100)
+        mean = model.visual.projection(maps.float().mean((2, 3)))
+        length = mean.norm(dim=-1)[:, None]
+        loss = contrastive_loss(scale * (mean / length) @ described.T, true, known)
+        if best:
+            # A soft maximum over places, in units of the mean's length: evidence of a hundredth of the picture is not
+            # divided by a hundred here, and is found sooner.
+            places = model.visual.projection(F.avg_pool2d(maps, 2).float().flatten(2).transpose(1, 2))
+            each = places @ described.T / length[..., None]
+            loss = loss + best * contrastive_loss(torch.logsumexp(each, 1), true, known)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        smooth = 0.97 * smooth + 0.03 * loss.item()
+        if step % 50 == 0 or step == steps:
+            took = time.perf_counter() - begin
+            log(f"step {step}/{steps} loss {smooth / (1 - 0.97**step):.3f} scale {scale.item():.1f} {took:.0f} s")
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    weights = list(model.parameters())
+    return [
+        {"params": [w for w in weights if w.ndim > 1], "weight_decay": decay},
+        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def normed(pixels: np.ndarray) -> Tensor:
+    """`(N, H, W, 3)` uint8 to `(N, 3, H, W)` float32, as the model takes them."""
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    return x.sub_(127.5).mul_(1 / (255 * STD[0]))
+
+
+def zero_shot_accuracy(model: TwoTower, seed: int, count: int) -> tuple[float, float, float]:
+    """Share of Fieldguide pictures whose own species' caption, of all, scores best; with its 95 % Wilson interval."""
+    import torch
+
+    birds = Fieldguide(count, seed, SIZE)
+    tokens = model.tokenize([caption(label) for label in range(len(SPECIES))])
+    hits = 0
+    with torch.inference_mode():
+        for at in range(0, count, 50):
+            rows = range(at, min(at + 50, count))
+            answers = model(normed(birds.batch(rows)), tokens).argmax(1).numpy()
+            hits += int((answers == birds.labels(rows)).sum())
+    return (hits / count, *_wilson(hits / count, count))
+
+
+def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return middle - half, middle + half
+
+
+def phrase_of(part: str, mark: Mark) -> str:
+    """The Fieldguide's own phrase for a mark, without article."""
+    return noun_phrase(part, mark.style, mark.colour)

@@ -1,0 +1,189 @@
+"""The small image–text model that ships with the package: pictures and short descriptions of Fieldguide birds.
+
+The image tower is a bag of local features and ends in one linear map, so that what a description scores is a sum over
+the places of the picture; the text tower reads words in their near neighbourhood, and averages what it read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finercam.errors import FinerCAMError, suggest
+from finercam.images import Preprocess
+
+__all__ = ["ImageTower", "TextTower", "TwoTower", "TwoTowerMeta", "load_twotower", "save_twotower"]
+
+PADDING = 0
+"""Token that stands for no word."""
+
+
+class ImageTower(nn.Module):
+    """`(N, 3, H, W)` to embeddings `(N, D)`: features of small fields on a grid of stride 4, their mean, a linear map.
+
+    `features` gives `(N, C, H/4, W/4)`, each of 31x31 pixels; `norm` puts in the normalisation layers that training
+    needs and `folded` takes out again.
+    """
+
+    def __init__(self, width: int, channels: tuple[int, ...] = (24, 48, 96, 96, 192), norm: bool = False) -> None:
+        super().__init__()
+        kernels, strides = (3, 3, 3, 5, 1), (2, 2, 1, 1, 1)
+        layers: list[nn.Module] = []
+        before = 3
+        for after, kernel, stride in zip(channels, kernels, strides, strict=True):
+            # The widest kernel goes over each channel alone: it brings in the surroundings, cheaply.
+            groups = after if kernel == 5 else 1
+            layers.append(nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups))
+            layers += [nn.BatchNorm2d(after), nn.ReLU()] if norm else [nn.ReLU()]
+            before = after
+        self.channels = tuple(channels)
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.projection = nn.Linear(before, width, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projection(self.pool(self.features(images)).flatten(1))
+
+    def folded(self) -> ImageTower:
+        """The same function without the normalisation layers; in eval mode."""
+        layers = list(self.features.eval())
+        plain = ImageTower(self.projection.out_features, self.channels)
+        for place, conv, norm in zip(plain.features[::2], layers[::3], layers[1::3], strict=True):
+            place.load_state_dict(torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).state_dict())
+        plain.projection.load_state_dict(self.projection.state_dict())
+        return plain.eval()
+
+
+class TextTower(nn.Module):
+    """Tokens `(N, L)` to embeddings `(N, D)`: each word with `reach` neighbours on either side, then their mean.
+
+    So "red" is bound to the "crest" that follows it and not to the wing bars named later, and a phrase means in a
+    long description what it means alone.
+    """
+
+    def __init__(self, words: int, width: int, hidden: int = 128, reach: int = 2) -> None:
+        super().__init__()
+        self.words = nn.Embedding(words + 1, hidden, padding_idx=PADDING)
+        self.near = nn.Conv1d(hidden, 2 * hidden, 2 * reach + 1, padding=reach)
+        self.mix = nn.Linear(2 * hidden, hidden)
+        self.projection = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        there = (tokens != PADDING)[..., None].to(self.words.weight)
+        near = F.gelu(self.near(self.words(tokens).transpose(1, 2))).transpose(1, 2)
+        mean = (F.gelu(self.mix(near)) * there).sum(1) / there.sum(1).clamp(min=1)
+        return self.projection(mean)
+
+
+class TwoTower(nn.Module):
+    """Pictures and texts in one space, compared by their cosine: `forward` gives logits `(N, T)`.
+
+    `encode_image` and `encode_text` give embeddings `(N, D)`, not normalised; `tokenize` turns texts into tokens.
+    """
+
+    def __init__(self, words: Sequence[str], width: int = 96, norm: bool = False) -> None:
+        super().__init__()
+        self.vocabulary = {word: place for place, word in enumerate(words, 1)}
+        self.visual = ImageTower(width, norm=norm)
+        self.text = TextTower(len(self.vocabulary), width)
+        self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """Tokens `(N, L)`, filled with 0; capitals, hyphens and punctuation do not matter.
+
+        Raises FinerCAMError for a word that the model does not know, with the nearest.
+
+        >>> TwoTower(["red", "crest", "bird"]).tokenize(["bird", "Red-crest!"])
+        tensor([[3, 0],
+                [1, 2]])
+        """
+        rows = [self._read(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        longest = max((len(row) for row in rows), default=0)
+        return torch.tensor([row + [PADDING] * (longest - len(row)) for row in rows], dtype=torch.long)
+
+    def _read(self, text: str) -> list[int]:
+        words = re.findall(r"[^\W_]+", text.lower())
+        if not words:
+            raise FinerCAMError(f"text {text!r} has no word")
+        for word in words:
+            if word not in self.vocabulary:
+                known = suggest(word, self.vocabulary)
+                raise FinerCAMError(
+                    f"text {text!r}: the word {word!r} is not among the {len(self.vocabulary)} that the two-tower "
+                    f"model knows.{known}"
+                )
+        return [self.vocabulary[word] for word in words]
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.visual(images)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return self.text(tokens)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        image = F.normalize(self.encode_image(images), dim=-1)
+        text = F.normalize(self.encode_text(tokens), dim=-1)
+        return self.logit_scale.exp() * image @ text.T
+
+
+@dataclass(frozen=True)
+class TwoTowerMeta:
+    """What comes with the shipped model: its words, its preprocessing, how it was trained and measured."""
+
+    words: list[str]
+    width: int
+    preprocess: Preprocess
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_twotower(model: TwoTower, meta: TwoTowerMeta, out: str | Path) -> Path:
+    """Write `model.safetensors` (float16) and `config.json` into a folder."""
+    from safetensors.torch import save_file
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    config = {
+        "format": "finercam-twotower",
+        "words": meta.words,
+        "width": meta.width,
+        "preprocess": meta.preprocess.to_json(),
+        "training": meta.training,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return folder
+
+
+def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerMeta]:
+    """The shipped model, or one in a folder that `finercam concept --train` wrote: eval mode, float32, on the CPU.
+
+    >>> model, meta = load_twotower()
+    >>> model(torch.zeros(1, 3, *meta.preprocess.size), model.tokenize(["a red crest", "bird"])).shape
+    torch.Size([1, 2])
+    """
+    from safetensors.torch import load
+
+    source = files("finercam.models") / "weights" / "twotower" if folder is None else Path(folder)
+    try:
+        config = json.loads((source / "config.json").read_text())
+        weights = (source / "model.safetensors").read_bytes()
+    except OSError as error:
+        raise FinerCAMError(f"{source}: expected a folder with config.json and model.safetensors") from error
+    if config.get("format") != "finercam-twotower":
+        raise FinerCAMError(f"{source}: this is no two-tower model; write one with finercam concept --train")
+    meta = TwoTowerMeta(
+        config["words"], config["width"], Preprocess.from_json(config["preprocess"]), config["training"]
+    )
+    model = TwoTower(meta.words, meta.width)
+    model.load_state_dict({key: value.float() for key, value in load(weights).items()})
+    return model.eval(), meta
