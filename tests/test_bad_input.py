@@ -78,7 +78,7 @@ def test_logits_that_are_not_finite(toys, pictures, bad):
         ({"target": [0]}, "1 targets for 2 images"),
         ({"target": [0, 1, 2]}, "3 targets for 2 images"),
         ({"target": torch.tensor([0.0, 1.0])}, "target 0.0"),
-        ({"target": lambda y: y}, "target=<function"),
+        ({"target": len}, "target=<built-in function len>"),
         ({"against": 9}, "reference 9: expected a class id in 0…4"),
         ({"against": "Lazuli Buntin"}, "Did you mean 'Lazuli Bunting'"),
         ({"target": 0, "against": [1, 0]}, "sample 0: target class 0 is among its own references"),
