@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -29,10 +27,15 @@ def fieldguide(
         raise FinerCAMError("fieldguide: say what to do: --plates DIR, --export DIR or --train MODEL --out DIR")
     if train is not None and out is None:
         raise FinerCAMError("fieldguide --train needs --out DIR, where the model is written")
-    book: Any = import_module("finercam.data.fieldguide")
     if plates is not None:
-        typer.echo(f"{len(book.write_plates(plates))} plates: {plates}")
+        from finercam.data.fieldguide.plates import write_plates
+
+        typer.echo(f"{len(write_plates(plates))} plates: {plates}")
     if export is not None:
-        typer.echo(f"{count} pictures: {book.export(export, count, seed, size)}")
+        from finercam.data.fieldguide.export import export as write_pictures
+
+        typer.echo(f"{count} pictures: {write_pictures(export, count, seed, size)}")
     if train is not None:
-        book.train(train, out, seed)
+        from finercam.data.fieldguide.train import train as train_model
+
+        train_model(train, out, seed)
