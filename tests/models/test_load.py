@@ -30,6 +30,7 @@ from finercam.models.loaded import parse_options
 from finercam.models.zoo import processor_settings
 
 BIRDS = Path(__file__).parents[2] / ".." / "shared" / "data" / "inat-birds"
+WEIGHTS = Path(load_directory.__globals__["__file__"]).parent / "weights"
 SMALL = {"num_classes": 3, "widths": [4, 4, 4, 8]}
 BUILTIN = {"library": "builtin", "name": "cnn", "kwargs": SMALL}
 
@@ -415,6 +416,7 @@ class Payload:
         return (Path.touch, (self.mark,))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_pickle_with_a_payload_is_refused_and_not_run(saved: Path, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     (saved / "model.safetensors").unlink()
@@ -452,6 +454,22 @@ def test_weights_that_do_not_fit(saved: Path) -> None:
     safetensors.torch.save_file(state, saved / "model.safetensors")
     with pytest.raises(FinerCAMError, match=r"missing head\.bias; unexpected extra\.weight"):
         load_model(saved)
+
+
+# --- built in
+
+
+@pytest.mark.skipif(not (WEIGHTS / "fieldguide-cnn").is_dir(), reason="not trained yet")
+@pytest.mark.parametrize("name", ["fieldguide", "fieldguide/cnn", "fieldguide/resnet", "fieldguide/vit"])
+def test_built_in_models_need_no_network(name: str, refused: list[Any]) -> None:
+    model, preprocess, names = load_model(name)
+    assert model(torch.zeros(1, 3, *preprocess.size)).shape == (1, len(names))
+    assert refused == []
+
+
+def test_an_unknown_built_in_model() -> None:
+    with pytest.raises(FinerCAMError, match="fieldguide/cnn"):
+        load_model("fieldguide/cmn")
 
 
 # --- the bird classifier

@@ -41,7 +41,7 @@ def save_directory(
     """Write a model as a folder that `load_model` reads; whole or not at all, replacing an older model there.
 
     architecture: `{"library": "timm", "name": "resnet18", "kwargs": {"num_classes": 7}}`; libraries are timm,
-    torchvision, transformers (name: the model type), open_clip and builtin. Raises FinerCAMError for an
+    torchvision, transformers (name: the model type), open_clip, builtin, and probed (a backbone with a linear head). Raises FinerCAMError for an
     architecture that could not be read again, and for a folder that holds something else.
     """
     target = Path(path)
