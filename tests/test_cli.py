@@ -59,6 +59,13 @@ def index(out: Path) -> list[dict]:
 
 
 class TestExplain:
+    def test_html_writes_one_page_that_offers_other_rivals(self, model, photos, tmp_path):
+        page = tmp_path / "page.html"
+        result = run("explain", photos, "--model", model, "--out", tmp_path / "out", "--html", page)
+        assert str(page) in result.stdout.replace("\n", "")
+        text = page.read_text(encoding="utf-8")
+        assert "Content-Security-Policy" in text and text.count("data:image/") >= 2
+
     def test_a_folder_with_a_broken_picture_reports_it_and_explains_the_rest(self, model, photos, tmp_path):
         done = run("explain", photos, "--model", model, "--out", tmp_path)
         assert done.exit_code == 1

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["explain", "load"]
 
 BATCH = 8
+RIVALS = 9
+"""Classes that the page offers besides the target."""
 
 
 def explain(
@@ -44,6 +46,7 @@ def explain(
     size: int = typer.Option(
         None, min=16, help="Input size in pixels, e.g. 448 for finer maps than the model's own."
     ),
+    html: Path = typer.Option(None, help="Also write one self-contained page in which other rivals can be asked."),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
     top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
 ) -> None:
@@ -70,14 +73,21 @@ def explain(
         class_names=loaded.class_names,
         fusion=fusion,
         smooth=tuple(smooth) if smooth else None,
+        keep=None if html is None else RIVALS,
     )
     question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}
-    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top)
+    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, page=html is not None)
     job.run(files)
     if job.rows:
         columns = ["image", "prediction", "probability", "target", "references (similarity)"]
         print_table(columns, job.rows, right=["probability"])
         typer.echo(f"{len(job.rows)} explained: {job.folder.finish()}")
+        if html is not None:
+            from finercam.report import write_report
+
+            names = [row[0] for row in job.rows]
+            page = write_report(job.answers, html, names=names, preprocess=loaded.preprocess, rivals=RIVALS)
+            typer.echo(f"open this page: {page.resolve()}")
     if job.failures or complaints:
         raise typer.Exit(1)
 
@@ -100,7 +110,10 @@ class Job:
     question: dict[str, Any]
     folder: Folder
     top: int
+    page: bool = False
+    """Hold on to the answers, for a page of them all."""
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    answers: list[Explanation] = field(default_factory=list)
     failures: int = 0
     pending: list[tuple[Path, str]] = field(default_factory=list)
     """Refused while nothing had succeeded: it may be the question that is wrong, and then once is enough."""
@@ -168,6 +181,8 @@ class Job:
     def _save(self, photo: Photo, answer: Explanation) -> None:
         self.folder.add(answer, photo.path.stem, photo.image, preprocess=self.preprocess, source=str(photo.path))
         self.rows.append(_row(photo.path, answer, self.top))
+        if self.page:
+            self.answers.append(answer)
 
 
 def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
