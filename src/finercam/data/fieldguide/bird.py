@@ -259,6 +259,8 @@ class _Painter:
             gape = np.abs(n) - 0.05
             shade = 1.10 - 0.30 * soft(-n - 0.04 * depth, 0.10 * depth)
         shade -= 0.35 * soft(gape, self.head.pixel)
+        if mark.style == "heavy":  # grooves across it, as on a puffin's
+            shade -= 0.38 * soft(np.abs(np.abs(u - 1.24 + 0.2 * v * v) - 0.13) - 0.035, self.head.pixel)
         self.mark(window, distance, "beak", None, shade, self.head.pixel)
 
     def tail(self) -> None:

@@ -108,7 +108,7 @@ PHRASES: dict[tuple[str, str], str] = {
     ("tail", "tipped"): "{a} {}-tipped tail",
     ("tail", "barred"): "{a} {}-banded tail",
     ("beak", "cone"): "a short {} beak",
-    ("beak", "heavy"): "a massive {} beak",
+    ("beak", "heavy"): "a massive grooved {} beak",
     ("beak", "straight"): "a long straight {} beak",
     ("beak", "curved"): "a long down-curved {} beak",
     ("beak", "needle"): "a needle-thin {} beak",
