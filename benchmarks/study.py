@@ -9,6 +9,8 @@ tables into docs/evaluation.md between their markers.
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import json
 import platform
 import re
@@ -19,7 +21,9 @@ from pathlib import Path
 
 import torch
 
-from finercam.data.fieldguide import Fieldguide
+from finercam import metrics
+from finercam.data.batches import loader
+from finercam.data.fieldguide import SPECIES, Fieldguide, telling_parts
 from finercam.evaluation import evaluate
 from finercam.evaluation.summary import Line
 from finercam.models import LoadedModel, load_model
@@ -178,6 +182,108 @@ def rd_table(study: Study) -> str:
     return _table(("model", "method", "contrast", *RD), rows)
 
 
+def presence_table(study: Study) -> str:
+    """What the deciding part is to the target: worn by it alone, worn by the rival alone, or worn by both otherwise."""
+    import pyarrow.parquet as pq
+
+    rows = []
+    for model in MODELS:
+        study.run("main", model, methods=["gradcam", "layercam"], contrasts=MAIN)
+        parts = sorted((study.out / f"main-{model}" / "parts").glob("*.parquet"))
+        found: dict[tuple[str, str], dict[int, dict]] = {}
+        for row in (row for part in parts for row in pq.read_table(part).to_pylist()):
+            if row["method"] == "gradcam" and row[ENERGY] == row[ENERGY]:
+                found.setdefault((_kind(row["label"], row["rival"]), row["contrast"]), {})[row["index"]] = row
+        for kind in KINDS:
+            plain, pair = found.get((kind, "plain"), {}), found.get((kind, "pair"), {})
+            both = [i for i in plain if i in pair]
+            if len(both) < 5:
+                continue
+            a = torch.tensor([pair[i][ENERGY] for i in both])
+            b = torch.tensor([plain[i][ENERGY] for i in both])
+            ratio = metrics.bootstrap_ratio(a, b)
+            hits = [sum(of[i][POINTING] for i in both) / len(both) for of in (plain, pair)]
+            interval = f"{ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+            rows.append(
+                [
+                    model,
+                    kind,
+                    str(len(both)),
+                    f"{b.mean():.3f}",
+                    f"{a.mean():.3f}",
+                    interval,
+                    *(f"{h:.2f}" for h in hits),
+                ]
+            )
+    head = (
+        "model",
+        "the deciding part",
+        "pictures",
+        "energy, plain",
+        "energy, pair",
+        "ratio",
+        "pointing, plain",
+        "pair",
+    )
+    return _table(head, rows)
+
+
+def heads_table(study: Study) -> str:
+    """The paper's set-up: the features frozen, a linear head fitted on top, more or less regularised."""
+    from sklearn.linear_model import LogisticRegression
+
+    loaded = load_model("fieldguide/cnn")
+    train, test = Fieldguide(4000, seed=SEED + 1), Fieldguide(1000, seed=SEED + 2)
+    pooled = [_pooled(loaded, pictures) for pictures in (train, test)]
+    labels = [pictures.labels(range(len(pictures))) for pictures in (train, test)]
+    scale = pooled[0].std(0).clamp(min=1e-6)
+    rows = []
+    for strength in (0.01, 0.1, 1.0, 10.0, 100.0):
+        fitted = LogisticRegression(C=strength, max_iter=2000).fit((pooled[0] / scale).numpy(), labels[0])
+        model = copy.deepcopy(loaded.model)
+        with torch.no_grad():
+            model.head.weight.copy_(torch.from_numpy(fitted.coef_).float() / scale)
+            model.head.bias.copy_(torch.from_numpy(fitted.intercept_).float())
+        accuracy = fitted.score((pooled[1] / scale).numpy(), labels[1])
+        study.models["refitted"] = dataclasses.replace(loaded, model=model, name=f"cnn, head C={strength:g}")
+        asks = ["paper", "similar:3:1", "predicted:3:0.6", "pair"]
+        lines = study.run(f"head-{strength:g}", "refitted", methods=["gradcam"], contrasts=asks)
+        cosine = torch.nn.functional.normalize(model.head.weight, dim=1)
+        near = (cosine @ cosine.T).fill_diagonal_(-1).amax(1).mean()
+        energies = [_get(lines, "gradcam", ask, ENERGY) for ask in ("plain", *asks)]
+        rows.append(
+            [
+                f"{strength:g}",
+                f"{accuracy:.3f}",
+                f"{near:.2f}",
+                *(f"{e.mean:.3f}" for e in energies),
+                _ratio(energies[-1]),
+            ]
+        )
+    head = ("1 / weight decay", "accuracy", "cosine to the nearest class", "plain", "paper", "similar:3:1",
+            "predicted:3:0.6", "pair", "pair / plain")  # fmt: skip
+    return _table(head, rows)
+
+
+def _pooled(loaded: LoadedModel, pictures: Fieldguide) -> torch.Tensor:
+    """Features `(N, D)` that the head sees."""
+    found = []
+    with torch.no_grad():
+        for batch in loader(pictures, loaded.preprocess, 64):
+            found.append(loaded.model.features(batch.images).mean((2, 3)))
+    return torch.cat(found)
+
+
+def _kind(label: int, rival: int) -> str:
+    parts = telling_parts(label, rival)
+    if len(parts) != 1:
+        return KINDS[3]
+    own, other = (SPECIES[c].marks.get(parts[0]) for c in (label, rival))
+    return KINDS[0] if other is None else KINDS[1] if own is None else KINDS[2]
+
+
+KINDS = ("worn by the target only", "worn by the rival only (absence)", "worn by both, otherwise", "two parts")
+MAIN = ["paper", "pair", "similar:1:1", "predicted:1:1", "random"]
 LAYERS_CNN: list[str] = []
 LAYERS_VIT: list[str] = []
 HEAD = ("energy on what differs", "ratio to plain", "pointing", "AP", "energy on shared", "on background")
@@ -195,6 +301,8 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "weights": weights_table,
     "layers": layers_table,
     "rd": rd_table,
+    "presence": presence_table,
+    "heads": heads_table,
 }
 
 
