@@ -13,10 +13,11 @@ import timm
 import torch
 import transformers as hf
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from finercam import FinerCAM, FinerCAMError, load_model
-from finercam.models.backbone import Backbone, load_backbone, tower_without_weights
+from finercam.models.backbone import Backbone, _resizable, load_backbone, tower_without_weights
 from finercam.models.probed import Probed, probed, save_probed
 from finercam.models.towers import OpenClipTower, positions, tower_of
 
@@ -445,6 +446,23 @@ def test_open_clip_without_patch_mean_says_so(toys: Any) -> None:
     images = torch.zeros(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(OpenClipTower(coca, "attn")(images), coca(images))
+
+
+@torch.no_grad()
+def test_open_clip_towers_made_by_timm(toys: Any, pictures: Any) -> None:
+    """SigLIP's and EVA's way: a timm trunk and open_clip's projection; other sizes once the trunk is told so."""
+    visual = toys.seeded(TimmModel("vit_tiny_patch16_224", 24, 224, pool="token", proj="linear"))
+    square = pictures(1, 224)
+    published = visual(square)
+    torch.testing.assert_close(tower_of(visual, "tok")(square), published)
+    assert not tower_of(visual).resizable
+    tower = tower_of(_resizable(visual))
+    assert tower.resizable
+    torch.testing.assert_close(tower_of(visual, "own")(square), published)
+    oblong = pictures(2, (96, 128))
+    by_hand = visual.head(tower.patches(oblong).mean(1))
+    torch.testing.assert_close(tower(oblong), by_hand)
+    assert tower.patches(oblong).shape[1] == 48
 
 
 def test_a_head_must_read_the_backbone() -> None:
