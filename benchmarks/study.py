@@ -28,7 +28,7 @@ from finercam.evaluation import evaluate
 from finercam.evaluation.summary import Line
 from finercam.models import LoadedModel, load_model
 
-MODELS = ("cnn", "resnet", "vit")
+MODELS = ["cnn", "resnet", "vit"]
 SEED = 20_000
 """Far from the seeds that the built-in models were trained and tested on."""
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
@@ -134,14 +134,9 @@ def weights_table(study: Study) -> str:
 
 def layers_table(study: Study) -> str:
     """Target layers and their fusion, for the pair question."""
-    choices = {
-        "cnn": LAYERS_CNN,
-        "resnet": ["layer4", "layer3", "layer2", "layer3+layer4", "layer3*layer4", "layer2*layer3*layer4"],
-        "vit": LAYERS_VIT,
-    }
     rows = []
-    for model, layers in choices.items():
-        for text in layers:
+    for model in MODELS:
+        for text in LAYERS[model]:
             names = re.split(r"[+*]", text)
             options = {"layer": tuple(names), "fusion": "product" if "*" in text else "mean"}
             key = "layers-" + text.replace("*", "x")
@@ -284,8 +279,11 @@ def _kind(label: int, rival: int) -> str:
 
 KINDS = ("worn by the target only", "worn by the rival only (absence)", "worn by both, otherwise", "two parts")
 MAIN = ["paper", "pair", "similar:1:1", "predicted:1:1", "random"]
-LAYERS_CNN: list[str] = []
-LAYERS_VIT: list[str] = []
+LAYERS = {
+    "cnn": ["features", "features.5", "features.3", "features.5+features.7", "features.5*features.7"],
+    "resnet": ["layer4", "layer3", "layer2", "layer3+layer4", "layer3*layer4", "layer2*layer3*layer4"],
+    "vit": ["blocks.3.norm1", "norm", "blocks.2.norm1", "blocks.3.norm1+norm", "blocks.3.norm1*norm"],
+}
 HEAD = ("energy on what differs", "ratio to plain", "pointing", "AP", "energy on shared", "on background")
 RD = (
     "deletion", "rd@5% similar", "rd@10% similar", "rd@5% held-out", "rd@10% held-out",
@@ -380,7 +378,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", nargs="*", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/evaluation.md")
+    parser.add_argument(
+        "--models", nargs="*", default=list(MODELS), choices=list(MODELS), help="to look at some first"
+    )
     options = parser.parse_args()
+    MODELS[:] = options.models
     study = Study(options.out, options.count)
     tables = {}
     for name in options.only:

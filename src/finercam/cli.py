@@ -17,6 +17,7 @@ from finercam.commands.explain import explain
 from finercam.commands.fieldguide import fieldguide
 from finercam.commands.methods import methods
 from finercam.commands.models import models
+from finercam.commands.probe import probe
 from finercam.errors import FinerCAMError
 
 __all__ = ["app", "main"]
@@ -77,6 +78,7 @@ def _common(
 app.command()(explain)
 app.command()(evaluate)
 app.command()(concept)
+app.command()(probe)
 app.command()(demo)
 app.command()(models)
 app.command()(methods)

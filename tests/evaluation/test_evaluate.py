@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from finercam.contrast import WEIGHTS
 from finercam.data.sample import Annotation, Sample
 from finercam.errors import FinerCAMError
 from finercam.evaluation import evaluate
@@ -122,6 +123,12 @@ def test_gamma_zero_is_the_plain_method_to_the_last_digit(tmp_path, model):
             assert len(mine) == 3
             for other in mine[1:]:
                 assert json.dumps(first) == json.dumps({k: v for k, v in other.items() if k != "contrast"})
+
+
+def test_every_weighting_and_pick_can_be_asked_together(tmp_path, model):
+    asks = [f"{pick}:2:1:{w}" for pick in ("similar", "predicted", "nearest", "all", "rival", "random") for w in WEIGHTS]
+    lines = evaluate(Squares(6), model, tmp_path, ["gradcam"], asks, ["contrastive"])
+    assert {line.contrast for line in lines if line.method == "gradcam"} == {"plain", *asks}
 
 
 def test_one_capture_serves_all_methods_and_contrasts(tmp_path, model):

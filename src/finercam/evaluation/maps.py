@@ -141,7 +141,7 @@ def _likeliest(logits: Tensor, siblings: Sequence[Sequence[int]], otherwise: Ten
 def _directions(logits: Tensor, asked: Sequence[Question]) -> Tensor:
     """One direction for each class that any narrow question names, and two for each wide one."""
     narrow = [q.contrast for q in asked if q.contrast.references.shape[1] <= WIDE]
-    wide = [q.contrast for q in asked if q.contrast.references.shape[1] > WIDE or q.contrast.weights == "released"]
+    wide = [q.contrast for q in asked if q.contrast.references.shape[1] > WIDE]
     target = asked[0].contrast.target
     rows = []
     for sample in range(len(target)):
@@ -150,10 +150,14 @@ def _directions(logits: Tensor, asked: Sequence[Question]) -> Tensor:
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
     kept = [one_hot(column, logits) for column in padded.unbind(1)]
     terms: dict[tuple[object, ...], None] = {}
-    for contrast in wide:
+    for contrast in (contrast for contrast in wide if contrast.weights != "released"):
         # gamma does not enter the terms: one pair serves every gamma of the same references and weights
         key = (contrast.weights, contrast.references.shape[1], contrast.references.numpy().tobytes())
         if key not in terms:
             terms[key] = None
             kept.extend(contrast_terms(logits, contrast))
+    for contrast in (q.contrast for q in asked if q.contrast.weights == "released"):
+        # it reaches all classes by the softmax, some so faintly that no combination would hit it: kept as it is
+        speaks_for, against = contrast_terms(logits, contrast)
+        kept.append(speaks_for - contrast.gamma.to(logits)[:, None] * against)
     return torch.stack(kept, 1)
