@@ -14,7 +14,8 @@ from finercam.methods.source import Source
 
 __all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "top_channel_scores"]
 
-BATCH = 32
+BATCH = {"cpu": 8}
+"""How many masked images or ablated variants run at once; more would not stay in a processor's cache."""
 
 
 def gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
@@ -92,16 +93,23 @@ def masked_scores(source: Source, image: Tensor, activation: Tensor, baseline: T
 
     A constant channel masks everything out, so it scores exactly what the empty input does, without a run.
     """
+    # On processors convolutions are faster on channels-last input, whatever layout the model's weights have.
+    memory = torch.channels_last if image.device.type == "cpu" else torch.contiguous_format
     low, high = activation.flatten(1).aminmax(dim=1)
     alive = (high > low).nonzero().flatten()
     found = baseline.repeat(len(activation), 1)
-    for chosen in alive.split(BATCH):
+    for chosen in alive.split(_batch(image)):
         masks = F.interpolate(activation[chosen][:, None], image.shape[1:], mode="bilinear", align_corners=False)
         bottom, top = masks.flatten(1).aminmax(dim=1)
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
         masks = (masks - bottom[:, None, None, None]) / span[:, None, None, None]
-        found[chosen] = run_model(source.model, image * masks, source.scores)
+        seen = (image * masks).contiguous(memory_format=memory)
+        found[chosen] = run_model(source.model, seen, source.scores)
     return found
+
+
+def _batch(x: Tensor) -> int:
+    return BATCH.get(x.device.type, 64)
 
 
 def _project(scores: Tensor, directions: Tensor) -> Tensor:
@@ -121,7 +129,7 @@ def _falls(source: Source, layer: int, sample: int) -> Tensor:
     logits = source.logits[sample]
     falls = logits.new_zeros(own.shape[axis], len(logits))
     copies = _Copies(source, layer, sample, batch_axis=1 if tokens_first else 0)
-    for chosen in alive.split(BATCH):
+    for chosen in alive.split(_batch(own)):
         keep = torch.ones(len(chosen), own.shape[axis], dtype=own.dtype, device=own.device)
         keep.scatter_(1, chosen[:, None], 0)
         shape = [1] * own.ndim
