@@ -39,6 +39,7 @@ def opened(browser):
     def open_(file, address="", **context):
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)  # a busy machine is no failure
         # the one warning left out is about these tests, which read the canvas
         page.on("console", lambda m: None if "willReadFrequently" in m.text else seen.append(f"{m.type}: {m.text}"))
         page.on("pageerror", lambda error: seen.append(str(error)))
@@ -197,6 +198,9 @@ def test_keys(opened, file, answer):
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
     assert not page.locator("#help").is_visible() and state(page)["picture"] == 1
+    page.locator("#help-open").click()
+    page.locator("#help button").click()
+    assert not page.locator("#help").is_visible()
     page.keyboard.press("Escape")
     page.wait_for_function("() => window.finercam.state().picture === null")
     assert page.locator("#all").is_visible()

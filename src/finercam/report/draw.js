@@ -1,6 +1,9 @@
 // Drawing: a map as colours over the photo, or as lines. Tables of colours come with the page.
 
 const LEVELS = [0.25, 0.5, 0.75];
+const [LINE, EDGE] = [1.1, 2.2]; // half the width of a line and of its dark edge, in pixels of the drawing
+const EDGE_COLOUR = [10, 5, 20];
+const VEIL = 0x38000000; // black, lightly over the photo, so that lines stand out
 const LONGEST = 560; // pixels drawn along the longer side; the numbers are of the full size all the same
 
 function colourTables(colours) {
@@ -13,11 +16,20 @@ function colourTables(colours) {
 
 // RGBA words for 256 steps of evidence in [0, 1], or 511 steps of signed evidence in [-1, 1].
 function palette(tables, mode, strength) {
-  const signed = mode === "signed";
-  const steps = signed ? 511 : 256;
-  const words = new Uint32Array(steps);
+  const key = `${mode} ${strength}`;
+  if (!palettes.has(key)) {
+    if (palettes.size > 20) palettes.clear();
+    palettes.set(key, makePalette(tables, mode === "signed", strength));
+  }
+  return palettes.get(key);
+}
+
+const palettes = new Map();
+
+function makePalette(tables, signed, strength) {
+  const words = new Uint32Array(signed ? 511 : 256);
   const view = new Uint8ClampedArray(words.buffer);
-  for (let i = 0; i < steps; i++) {
+  for (let i = 0; i < words.length; i++) {
     const unit = signed ? (i - 255) / 255 : i / 255;
     const from = signed ? tables.signed : tables.evidence;
     const at = 3 * Math.round(signed ? ((unit + 1) / 2) * 255 : unit * 255);
@@ -31,21 +43,13 @@ function drawingSize(size, longest) {
   return size.map((side) => Math.max(1, Math.round(side * factor)));
 }
 
-const axes = new Map(); // sampling places do not change while gamma does
-
-function axisOnce(n, size) {
-  const key = `${n}/${size}`;
-  if (!axes.has(key)) axes.set(key, axis(n, size));
-  return axes.get(key);
-}
-
 // Colours of a native map, upsampled to the canvas; nothing is drawn where there is no evidence.
 function paint(canvas, map, peak, mode, words) {
   const [height, width] = [canvas.height, canvas.width];
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
   const out = new Uint32Array(image.data.buffer);
-  const [ys, xs] = [axisOnce(map.h, height), axisOnce(map.w, width)];
+  const [ys, xs] = [once(axes, axis, map.h, height), once(axes, axis, map.w, width)];
   const row = new Float64Array(map.w);
   const middle = mode === "signed" ? 255 : 0;
   const scale = peak > 0 ? 255 / peak : 0;
@@ -56,70 +60,92 @@ function paint(canvas, map, peak, mode, words) {
       const left = row[xs.first[x]];
       let value = (left + (row[xs.second[x]] - left) * xs.fraction[x]) * scale;
       value = value < least ? least : value > 255 ? 255 : value;
-      out[y * width + x] = words[middle + Math.round(value)];
+      out[y * width + x] = words[(middle + value + 0.5) | 0];
     }
   }
   context.putImageData(image, 0, 0);
 }
 
-// Lines where the map passes each level of its peak, by marching squares on a grid finer than the map's own.
-function contours(canvas, map, peak, tables, scale) {
+// Lines where the map passes each level of its peak, in the colour of the level on a dark edge. How far a pixel is
+// from a line follows from its value and the map's slope there, so each pixel is coloured by itself, with soft edges.
+function contours(canvas, map, peak, tables) {
+  const [height, width] = [canvas.height, canvas.width];
   const context = canvas.getContext("2d");
-  context.clearRect(0, 0, canvas.width, canvas.height);
-  if (!(peak > 0)) return;
-  const longest = 150;
-  const factor = longest / Math.max(canvas.width, canvas.height);
-  const [rows, columns] = [Math.ceil(canvas.height * factor), Math.ceil(canvas.width * factor)];
-  const values = rimmed(upsample(map, rows, columns), rows, columns);
-  const [stepX, stepY] = [canvas.width / columns, canvas.height / rows];
-  context.lineCap = context.lineJoin = "round";
-  const paths = LEVELS.map((level) => [level, isoline(values, columns + 2, rows + 2, level * peak, stepX, stepY)]);
-  for (const [width, coloured] of [[4.6, false], [2.6, true]]) {
-    for (const [level, path] of paths) {
-      const at = 3 * Math.round(level * 255);
-      const [r, g, b] = tables.evidence.subarray(at, at + 3);
-      context.strokeStyle = coloured ? `rgb(${r} ${g} ${b})` : "rgb(10 5 20 / 0.75)";
-      context.lineWidth = width * scale;
-      context.stroke(path);
-    }
-  }
-}
-
-// A rim of nothing closes the lines at the picture's edge.
-function rimmed(values, rows, columns) {
-  const out = new Float64Array((rows + 2) * (columns + 2));
-  for (let y = 0; y < rows; y++) out.set(values.subarray(y * columns, (y + 1) * columns), (y + 1) * (columns + 2) + 1);
-  return out;
-}
-
-function isoline(values, columns, rows, level, stepX, stepY) {
-  const path = new Path2D();
-  const crossing = (a, b) => (level - a) / (b - a);
-  for (let y = 0; y + 1 < rows; y++) {
-    for (let x = 0; x + 1 < columns; x++) {
-      const at = y * columns + x;
-      const [a, b, c, d] = [values[at], values[at + 1], values[at + columns + 1], values[at + columns]];
-      const ends = [];
-      if (a >= level !== b >= level) ends.push([x + crossing(a, b), y]);
-      if (b >= level !== c >= level) ends.push([x + 1, y + crossing(b, c)]);
-      if (c >= level !== d >= level) ends.push([x + crossing(d, c), y + 1]);
-      if (d >= level !== a >= level) ends.push([x, y + crossing(a, d)]);
-      for (let e = 0; e + 1 < ends.length; e += 2) {
-        // the rim took one place, and values stand at the middle of their cells
-        path.moveTo((ends[e][0] - 0.5) * stepX, (ends[e][1] - 0.5) * stepY);
-        path.lineTo((ends[e + 1][0] - 0.5) * stepX, (ends[e + 1][1] - 0.5) * stepY);
+  const image = context.createImageData(width, height);
+  new Uint32Array(image.data.buffer).fill(VEIL);
+  if (peak > 0) {
+    const [ys, xs] = [once(axes, axis, map.h, height), once(axes, axis, map.w, width)];
+    const [row, slope] = [new Float64Array(map.w), new Float64Array(map.w)];
+    const [low, high] = [((LEVELS[0] + LEVELS[1]) / 2) * peak, ((LEVELS[1] + LEVELS[2]) / 2) * peak];
+    const reach = EDGE + 0.5;
+    for (let y = 0; y < height; y++) {
+      blendRow(map, ys, y, row);
+      slopeRow(map, ys, y, slope, map.h / height);
+      for (let x = 0; x < width; x++) {
+        const a = xs.first[x];
+        const b = xs.second[x];
+        const f = xs.fraction[x];
+        const value = row[a] + (row[b] - row[a]) * f;
+        const level = value < low ? LEVELS[0] : value < high ? LEVELS[1] : LEVELS[2];
+        const off = Math.abs(value - level * peak);
+        const dx = ((row[b] - row[a]) * map.w) / width;
+        const dy = slope[a] + (slope[b] - slope[a]) * f;
+        if (off > reach * (Math.abs(dx) + Math.abs(dy))) continue;
+        const distance = off / Math.sqrt(dx * dx + dy * dy);
+        if (distance < reach) linePixel(image.data, 4 * (y * width + x), distance, level, tables);
       }
     }
   }
-  return path;
+  context.putImageData(image, 0, 0);
+}
+
+function linePixel(data, at, distance, level, tables) {
+  const colour = 3 * Math.round(level * 255);
+  const inside = Math.min(1, Math.max(0, LINE + 0.5 - distance));
+  for (let c = 0; c < 3; c++) data[at + c] = tables.evidence[colour + c] * inside + EDGE_COLOUR[c] * (1 - inside);
+  data[at + 3] = Math.max(data[at + 3], 255 * Math.max(inside, 0.7 * Math.min(1, EDGE + 0.5 - distance)));
+}
+
+function slopeRow(map, ys, y, slope, perPixel) {
+  const [top, bottom] = [ys.first[y] * map.w, ys.second[y] * map.w];
+  for (let x = 0; x < map.w; x++) slope[x] = (map.values[bottom + x] - map.values[top + x]) * perPixel;
 }
 
 function draw(canvas, map, peak, { size, mode, opacity, tables, longest = LONGEST }) {
-  const lines = mode === "contour";
-  const [height, width] = drawingSize(size, lines ? 1e9 : longest);
-  const scale = lines ? Math.max(1, 900 / Math.max(height, width)) : 1;
-  const wanted = [Math.round(height * scale), Math.round(width * scale)];
-  if (canvas.height !== wanted[0] || canvas.width !== wanted[1]) [canvas.height, canvas.width] = wanted;
-  if (lines) contours(canvas, map, peak.positive, tables, Math.max(...wanted) / 620);
+  // small pictures are drawn larger for lines, which would else be coarse
+  const grown = mode === "contour" ? Math.max(1, LONGEST / Math.max(...size)) : 1;
+  const [height, width] = drawingSize(size.map((side) => side * grown), longest);
+  if (canvas.height !== height || canvas.width !== width) [canvas.height, canvas.width] = [height, width];
+  if (mode === "contour") contours(canvas, map, peak.positive, tables);
   else paint(canvas, map, mode === "signed" ? peak.magnitude : peak.positive, mode, palette(tables, mode, opacity));
+}
+
+const greys = new Map();
+
+// A picture without its colours, so that blue is the map's and not the bird's; made once, for a filter would be
+// applied again for every frame.
+function greyOf(address) {
+  if (!greys.has(address)) {
+    const image = new Image();
+    image.src = address;
+    greys.set(address, image.decode().then(() => {
+      const sheet = document.createElement("canvas");
+      [sheet.width, sheet.height] = [image.naturalWidth, image.naturalHeight];
+      const context = sheet.getContext("2d");
+      context.drawImage(image, 0, 0);
+      context.globalCompositeOperation = "saturation";
+      context.fillStyle = "#808080";
+      context.fillRect(0, 0, sheet.width, sheet.height);
+      return sheet.toDataURL("image/jpeg", 0.92);
+    }));
+  }
+  return greys.get(address);
+}
+
+// Shows a picture, grey in the signed view; of several wishes the last one counts.
+async function showPicture(image, address, grey) {
+  const wish = Symbol("wish");
+  image.wish = wish;
+  const shown = grey ? await greyOf(address) : address;
+  if (image.wish === wish && image.src !== shown) image.src = shown;
 }

@@ -86,59 +86,6 @@ function showGamma(gamma) {
   byId("opacity").style.setProperty("--fill", `${100 * state.opacity}%`);
 }
 
-function listed(names, last) {
-  return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} ${last} ${names.at(-1)}`;
-}
-
-function short(name, length = 90) {
-  const letters = [...halves(name, twoPart)[0]];
-  return letters.length > length ? `${letters.slice(0, length - 1).join("")}…` : letters.join("");
-}
-
-function rivalNames() {
-  if (state.rivals === "asked" && page.asked === "asked") {
-    const more = page.askedCount - page.askedNames.length;
-    return more > 0 ? [...page.askedNames, `${more} more`] : page.askedNames;
-  }
-  return chosen().map((d) => page.classes[d].name);
-}
-
-function bare(name) { // isolates keep a right-to-left name from turning the sentence around it
-  return `\u2068${short(name, 60)}\u2069`;
-}
-
-function showWords() {
-  const { map, peak, question } = shown;
-  const target = bare(page.classes[state.target].name);
-  const rivals = rivalNames().slice(0, 6).map(bare);
-  const against = contrasting() && question.gamma > 0 ? ` against ${listed(rivals, "and")}` : "";
-  const none = state.mode === "signed" ? peak.magnitude === 0 : peak.positive === 0;
-  const blank = byId("blank");
-  const words = `Nothing speaks for ${target}${against}${against ? ` at γ = ${question.gamma.toFixed(2)}` : ""}.`;
-  if (none && blank.textContent !== words) blank.textContent = words;
-  if (!none) blank.textContent = "";
-  blank.hidden = !none;
-  const where = peak.positive > 0
-    ? `Strongest ${quarter(peak, page.size)}; above half of its peak on ${percent(share(map, peak.positive / 2))} of the picture.`
-    : words;
-  byId("where").textContent = where;
-  byId("map").setAttribute("aria-label", `What speaks for ${target}${against}. ${where}`);
-}
-
-function quarter(peak, size) {
-  const third = (at, length, names) => names[Math.min(2, Math.floor((3 * at) / length))];
-  const across = third(peak.x, size[1], ["left", "", "right"]);
-  const down = third(peak.y, size[0], ["upper", "", "lower"]);
-  if (!across && !down) return "in the middle";
-  if (!down) return `in the middle ${across}`;
-  return across ? `in the ${down} ${across}` : `in the ${down} middle`;
-}
-
-function share(map, level) {
-  const values = upsample(map, 64, 64);
-  return values.reduce((sum, value) => sum + (value > level ? 1 : 0), 0) / values.length;
-}
-
 // --- controls -------------------------------------------------------------------------------------------------------
 
 function refreshControls() {
@@ -159,8 +106,7 @@ function refreshControls() {
   for (const radio of document.querySelectorAll("input[name=mode]")) radio.checked = radio.value === state.mode;
   byId("opacity").value = state.opacity;
   byId("opacity").disabled = state.mode === "contour";
-  byId("one").classList.toggle("dimmed", state.mode === "contour");
-  byId("one").classList.toggle("greyed", state.mode === "signed");
+  if (page.photo) showPicture(byId("photo"), page.photo, state.mode === "signed");
   refreshLegend();
   refreshMethods(method);
   refreshAbout(method);
@@ -174,16 +120,6 @@ function truth(row) {
   if (row.wrong === null) return [];
   if (!row.wrong) return [" ", element("span", { class: "badge right" }, "predicted right")];
   return [" ", element("span", { class: "badge wrong" }, "predicted wrong"), " it is ", nameOf(row.truth, twoPart)];
-}
-
-function sentence() {
-  const bold = (name, kind) => element("b", { class: kind, title: name }, element("bdi", {}, short(name)));
-  const parts = ["Why ", bold(page.classes[state.target].name, "for")];
-  const names = rivalNames();
-  const few = names.length > 4 ? [...names.slice(0, 3), `${names.length - 3} more`] : names;
-  few.forEach((name, i) => parts.push(i === 0 ? " and not " : i === few.length - 1 ? " or " : ", ", bold(name, "against")));
-  parts.push("?");
-  return parts;
 }
 
 function refreshRivals(method) {
@@ -205,7 +141,10 @@ function rivalRow({ name, place }, i, method) {
   const figures = similar === null ? "" : ` · similarity ${similar.toFixed(2)}`;
   const thumbnail = index.images[state.picture].thumbnail;
   const mini = element("span", { class: "mini", "aria-hidden": "true" });
-  if (thumbnail) mini.append(element("img", { src: thumbnail, alt: "" }));
+  if (thumbnail) {
+    mini.append(element("img", { alt: "" }));
+    showPicture(mini.firstChild, thumbnail, state.mode === "signed");
+  }
   mini.append(element("canvas", { "data-place": place, width: 1, height: 1 }));
   const example = index.examples[name];
   const possible = answerable(page, method, { ...state, rivals: [place] });
@@ -360,9 +299,8 @@ function route() {
   const kept = !wishes && page.methods.some((method) => method.name === before.method) ? { method: before.method } : {};
   state = { picture, mode: before.mode, opacity: before.opacity, ...question, ...kept };
   byId("photo").hidden = page.photo === null;
-  if (page.photo) byId("photo").src = page.photo;
   byId("one").style.setProperty("--ratio", page.size[1] / page.size[0]);
-  axes.clear();
+  for (const store of [axes, extremes]) store.clear();
   set({});
   window.scrollTo(0, 0);
 }
@@ -383,9 +321,7 @@ function save() {
   const canvas = byId("map");
   const sheet = element("canvas", { width: canvas.width, height: canvas.height });
   const context = sheet.getContext("2d");
-  context.filter = getComputedStyle(byId("photo")).filter;
   if (page.photo) context.drawImage(byId("photo"), 0, 0, sheet.width, sheet.height);
-  context.filter = "none";
   context.drawImage(canvas, 0, 0);
   const link = element("a", { download: `map-${state.picture + 1}.png`, href: sheet.toDataURL("image/png") });
   link.click();

@@ -188,7 +188,7 @@ function axis(n, size) {
 }
 
 function upsample(map, height, width) {
-  const [ys, xs] = [axis(map.h, height), axis(map.w, width)];
+  const [ys, xs] = [once(axes, axis, map.h, height), once(axes, axis, map.w, width)];
   const out = new Float64Array(height * width);
   const row = new Float64Array(map.w);
   for (let y = 0; y < height; y++) {
@@ -219,16 +219,30 @@ function axisAt(n, size, i) {
   return [first, Math.min(first + 1, n - 1), at - first];
 }
 
+const axes = new Map(); // sampling places do not change while gamma does
+const extremes = new Map();
+
+function once(store, make, n, size) {
+  const key = n * 65536 + size;
+  if (!store.has(key)) store.set(key, make(n, size));
+  return store.get(key);
+}
+
 // Largest positive value and largest magnitude of the map at the image's size, and where the first one is. Between
 // four native places the map is linear in x and in y, so only the pixels next to a native place can be extreme.
 function peaks(map, size) {
-  const [ys, xs] = [corners(map.h, size[0]), corners(map.w, size[1])];
+  const [ys, xs] = [once(axes, axis, map.h, size[0]), once(axes, axis, map.w, size[1])];
+  const across = once(extremes, corners, map.w, size[1]);
+  const row = new Float64Array(map.w);
   const found = { positive: 0, magnitude: 0, x: 0, y: 0 };
-  for (const y of ys) {
-    for (const x of xs) {
-      const value = valueAt(map, size, x, y);
-      if (value > found.positive) Object.assign(found, { positive: value, x, y });
-      if (Math.abs(value) > found.magnitude) found.magnitude = Math.abs(value);
+  for (const y of once(extremes, corners, map.h, size[0])) {
+    blendRow(map, ys, y, row);
+    for (const x of across) {
+      const left = row[xs.first[x]];
+      const value = left + (row[xs.second[x]] - left) * xs.fraction[x];
+      if (value > found.positive) [found.positive, found.x, found.y] = [value, x, y];
+      if (value > found.magnitude) found.magnitude = value;
+      else if (-value > found.magnitude) found.magnitude = -value;
     }
   }
   if (found.positive <= blur(map)) found.positive = 0;

@@ -22,11 +22,11 @@ from finercam.report.classes import Apart, with_rivals
 from finercam.report.colours import tables
 from finercam.report.content import Content, page_of
 from finercam.report.pictures import THUMBNAIL, data_uri, example_of, seen_by_model
+from finercam.view.text import literal
 
 __all__ = ["write_report"]
 
-SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "live.js")
-NAME_LENGTH = 2000
+SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "live.js")
 
 
 def write_report(
@@ -82,13 +82,13 @@ def write_report(
     style = _asset("style.css")
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
     parts = template.generate(
-        title=_text(title),
+        title=literal(title),
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         pages=(_json(page) for page in pages.of(several)),
-        index=lambda: _json(pages.index(_text(title))),
+        index=lambda: _json(pages.index(literal(title))),
     )
     return _write(parts, Path(file))
 
@@ -136,9 +136,9 @@ class _Pages:
             picture = answer.images[0]
         photo = seen_by_model(picture, answer.setting.image_size, self.preprocess)
         for entry in content.data["classes"]:
-            entry["name"] = _text(entry["name"])
+            entry["name"] = literal(entry["name"])
             self._example(entry["name"], entry["id"])
-        content.data["askedNames"] = [_text(name) for name in content.data["askedNames"]]
+        content.data["askedNames"] = [literal(name) for name in content.data["askedNames"]]
         content.data["photo"] = None if photo is None else data_uri(photo)
         self.rows.append(self._row(answer, content, at, None if photo is None else data_uri(photo, THUMBNAIL, 80)))
         return content.data
@@ -150,14 +150,14 @@ class _Pages:
         if truth is not None:
             truth = class_id(truth, names, answer.logits.shape[1], "label")
         return {
-            "name": _text(self._at("names", at) or f"picture {at + 1}"),
+            "name": literal(self._at("names", at) or f"picture {at + 1}"),
             "thumbnail": thumbnail,
             "target": content.data["classes"][0]["name"],
             "probability": content.data["probabilities"][0],
-            "predicted": _text(label(predicted, names)),
+            "predicted": literal(label(predicted, names)),
             "confidence": float(answer.probabilities[0, predicted]),
             "rivals": content.data["askedNames"][:3],
-            "truth": None if truth is None else _text(label(truth, names)),
+            "truth": None if truth is None else literal(label(truth, names)),
             "wrong": None if truth is None else truth != predicted,
         }
 
@@ -182,12 +182,6 @@ def _json(data: Any) -> str:
     """JSON in ASCII that cannot end the script element it stands in."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _text(text: object) -> str:
-    """A name on one line that every encoder takes; undecodable bytes of a file name become question marks."""
-    line = " ".join(str(text).split())[:NAME_LENGTH]
-    return line.encode("utf-8", "replace").decode("utf-8")
 
 
 def _asset(name: str) -> str:

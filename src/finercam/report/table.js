@@ -54,13 +54,13 @@ const table = {
 
   row(row, at, split) {
     const link = element("a", { href: `#/${at + 1}`, class: "picture-name" }, element("bdi", {}, row.name));
-    const rivals = element("td", { class: "rivals-cell" });
+    const rivals = element("div", { class: "clamp" });
     row.rivals.forEach((name, i) => rivals.append(i ? ", " : "", nameOf(name, split)));
-    const verdict = element("td", { class: "verdict" });
+    const verdict = element("div", { class: "clamp" });
     if (row.wrong === true) verdict.append(element("span", { class: "badge wrong" }, "wrong"), " ", nameOf(row.truth, split));
     if (row.wrong === false) verdict.append(element("span", { class: "badge right" }, "right"));
     const target = element("td", { class: "target-cell" }, nameOf(row.target, split));
-    if (row.predicted !== row.target) target.append(element("small", {}, "predicted: ", nameOf(row.predicted, split)));
+    if (row.predicted !== row.target) target.append(element("small", { class: "clamp" }, "predicted: ", nameOf(row.predicted, split)));
     const picture = row.thumbnail
       ? element("img", { src: row.thumbnail, alt: "", loading: "lazy", width: 56, height: 56 })
       : element("span", { class: "no-photo" });
@@ -70,8 +70,8 @@ const table = {
       element("th", { scope: "row" }, link),
       target,
       element("td", { class: "probability" }, percent(row.probability)),
-      rivals,
-      verdict,
+      element("td", { class: "rivals-cell" }, rivals),
+      verdict.childNodes.length ? element("td", { class: "verdict" }, verdict) : element("td"),
     );
   },
 
