@@ -80,9 +80,12 @@ class Evidence:
     def coefficients(self, direction: Tensor) -> Tensor:
         """How a direction `(N, K)` is combined from the kept ones: `(N, M)`; raises NotKept outside their span."""
         direction = direction.to(self.directions)
+        # A kept direction is its own answer: gamma 0 is the plain method to the bit, no rounding errors leak in.
+        same = (self.directions == direction[:, None]).all(dim=2)
+        first = same & (same.cumsum(dim=1) == 1)
         kept, length, inverse = self._solver
         found = inverse @ (kept @ direction[..., None])
-        lacking = direction - (found.mT @ kept).squeeze(1)
+        lacking = (direction - (found.mT @ kept).squeeze(1)).masked_fill(same.any(dim=1, keepdim=True), 0.0)
         tolerance = SPAN_TOLERANCE * direction.norm(dim=1, keepdim=True)
         if (lacking.norm(dim=1, keepdim=True) > tolerance).any():
             sample = int((lacking.norm(dim=1) - tolerance.squeeze(1)).argmax())
@@ -91,9 +94,6 @@ class Evidence:
                 f"classes {classes[:5]} of sample {sample} were not kept: explain again, with keep='references' or "
                 "keep=[ids] for questions to come, or with keep_images=True to let ask() run the model"
             )
-        # A kept direction is its own answer: gamma 0 is the plain method to the bit, no rounding errors leak in.
-        same = (self.directions == direction[:, None]).all(dim=2)
-        first = same & (same.cumsum(dim=1) == 1)
         return torch.where(same.any(dim=1, keepdim=True), first.to(kept), (found / length).squeeze(2))
 
     @cached_property

@@ -140,8 +140,11 @@ def _likeliest(logits: Tensor, siblings: Sequence[Sequence[int]], otherwise: Ten
 
 def _directions(logits: Tensor, asked: Sequence[Question]) -> Tensor:
     """One direction for each class that any narrow question names, and two for each wide one."""
-    narrow = [q.contrast for q in asked if q.contrast.references.shape[1] <= WIDE]
-    wide = [q.contrast for q in asked if q.contrast.references.shape[1] > WIDE]
+    # orthogonal weights follow from the channel weights of each class, so each has to be kept
+    narrow = [
+        q.contrast for q in asked if q.contrast.references.shape[1] <= WIDE or q.contrast.weights == "orthogonal"
+    ]
+    wide = [q.contrast for q in asked if q.contrast.references.shape[1] > WIDE and q.contrast.weights != "orthogonal"]
     target = asked[0].contrast.target
     rows = []
     for sample in range(len(target)):
