@@ -84,7 +84,7 @@ class Evidence:
         same = (self.directions == direction[:, None]).all(dim=2)
         first = same & (same.cumsum(dim=1) == 1)
         kept, length, inverse = self._solver
-        found = inverse @ (kept @ direction[..., None])
+        found = inverse @ direction[..., None]
         lacking = (direction - (found.mT @ kept).squeeze(1)).masked_fill(same.any(dim=1, keepdim=True), 0.0)
         tolerance = SPAN_TOLERANCE * direction.norm(dim=1, keepdim=True)
         if (lacking.norm(dim=1, keepdim=True) > tolerance).any():
@@ -98,12 +98,14 @@ class Evidence:
 
     @cached_property
     def _solver(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit directions `(N, M, K)`, their lengths `(N, M, 1)`, and the inverse of their Gram matrix `(N, M, M)`."""
-        # Lengths differ by the size of the logits ("released"), and the Gram matrix squares them: unit vectors first.
+        """Unit directions `(N, M, K)`, their lengths `(N, M, 1)`, and their pseudo-inverse `(N, M, K)`."""
+        # Lengths differ by the size of the logits ("released"), and some directions are nearly parallel: unit vectors,
+        # and an inverse by QR, since a Gram matrix would square how badly they are conditioned.
         length = self.directions.norm(dim=2, keepdim=True)
         length = torch.where(length == 0, 1.0, length)
         kept = self.directions / length
-        return kept, length, torch.linalg.pinv(kept @ kept.mT, hermitian=True, rtol=1e-13)
+        q, r = torch.linalg.qr(kept.mT)
+        return kept, length, torch.linalg.pinv(r, rtol=1e-12) @ q.mT
 
     def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
