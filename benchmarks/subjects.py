@@ -82,7 +82,7 @@ def forward(subject: Subject, images: Tensor) -> Callable[[], Tensor]:
 
 def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Explanation]:
     """One contrast, down to maps at the picture's resolution."""
-    explain = FinerCAM(subject.model, layer=subject.layer, **options)
+    explain = FinerCAM(subject.model, preset="paper", layer=subject.layer, **options)
 
     def work() -> Explanation:
         answer = explain(images)
@@ -96,7 +96,7 @@ def our_sweep(
     subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS, **options: Any
 ) -> Callable[[], list[Explanation]]:
     """Three modes times eleven strengths: one run of the model, every map at the picture's resolution."""
-    explain = FinerCAM(subject.model, layer=subject.layer, **options)
+    explain = FinerCAM(subject.model, preset="paper", layer=subject.layer, **options)
 
     def work() -> list[Explanation]:
         answer = explain(images)

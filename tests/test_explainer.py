@@ -105,8 +105,23 @@ def test_two_classes_have_one_reference(toys, pictures, strategy):
     assert answer.references.tolist() == [[1 - c] for c in answer.target.tolist()]
 
 
+def test_the_usual_question_is_the_strongest_rival_and_the_papers_is_a_preset(toys, pictures):
+    model, images = toys.gap(), pictures(3)
+    usual = FinerCAM(model, layer="features")(images)
+    order = usual.logits.argsort(dim=1, descending=True)
+    assert usual.target.tolist() == order[:, 0].tolist() and usual.references.tolist() == order[:, 1:2].tolist()
+    paper = FinerCAM(model, layer="features", preset="paper")(images)
+    named = FinerCAM(model, gamma=0.6, references="similar", num_references=3, weights="mean", layer="features")(
+        images
+    )
+    assert torch.equal(paper.signed, named.signed) and paper.references.shape == (3, 3)
+    assert FinerCAM(model, preset="paper", num_references=2).num_references == 2
+    with pytest.raises(FinerCAMError, match="Did you mean 'paper'"):
+        FinerCAM(model, preset="papers")
+
+
 def test_three_classes_have_two(toys, pictures):
-    answer = FinerCAM(toys.gap(classes=3), layer="features")(pictures(3))
+    answer = FinerCAM(toys.gap(classes=3), layer="features", num_references=3)(pictures(3))
     assert answer.references.shape == (3, 2)
 
 
@@ -122,7 +137,7 @@ def test_references_and_their_similarity_are_reported(toys, pictures):
     model = toys.gap()
     rows = torch.nn.functional.normalize(model.head.weight.detach(), dim=1)
     cosine = rows @ rows.T
-    answer = FinerCAM(model, layer="features", class_names=list("abcde"))(pictures(2), ["a", "c"])
+    answer = FinerCAM(model, layer="features", class_names=list("abcde"), preset="paper")(pictures(2), ["a", "c"])
     for n, c in enumerate([0, 2]):
         expected = [d for d in cosine[c].argsort(descending=True).tolist() if d != c][:3]
         assert answer.references[n].tolist() == expected
@@ -173,7 +188,7 @@ def test_several_layers_are_fused(toys, pictures, fusion):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_several_layers_and_views(toys, pictures, method):
     model, images = toys.cnn(), pictures(2)
-    explain = FinerCAM(model, method, layer=["stage1", "stage2"], smooth="flip")
+    explain = FinerCAM(model, method, layer=["stage1", "stage2"], smooth="flip", preset="paper")
     together = explain(images, [0, 1])
     alone = torch.cat([explain(images[n : n + 1], n).signed for n in range(2)])
     torch.testing.assert_close(together.signed, alone, rtol=1e-3, atol=1e-4)

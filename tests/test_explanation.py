@@ -149,7 +149,7 @@ def test_evidence_of_another_kind_costs_a_run_or_says_so(toys, pictures):
 
 
 def test_default_keep_on_maps_and_on_tokens(toys, pictures):
-    maps = FinerCAM(toys.cnn(), layer="stage1")(pictures(2))
+    maps = FinerCAM(toys.cnn(), layer="stage1", num_references=3)(pictures(2))
     assert maps.seen[0][1].directions.shape[1] == 4  # the target and three references
     tokens = FinerCAM(toys.vit(), layer="blocks.1.norm1")(pictures(2))
     assert tokens.seen[0][1].directions.shape[1] == 2

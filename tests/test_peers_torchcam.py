@@ -51,7 +51,7 @@ def test_finer_with_the_nearest_three(toys, pictures, method, layer, gamma):
     model = without_in_place(toys.cnn())
     with peer.FinerCAM(model, layer, base_method=FINER[method], gamma=gamma, num_references=3) as cam:
         (theirs,) = cam(target, model(images), normalized=False)
-    close(FinerCAM(model, method, gamma=gamma, references="nearest", layer=layer)(images, target).signed, theirs)
+    close(FinerCAM(model, method, gamma=gamma, references="nearest", num_references=3, layer=layer)(images, target).signed, theirs)
 
 
 def test_finer_with_named_references_and_the_peers_scaling(toys, pictures):
@@ -98,7 +98,7 @@ def test_references_are_reported_here(toys, pictures):
     with peer.FinerCAM(model, "stage2") as cam:
         theirs = cam(0, model(images))
     assert all(isinstance(found, Tensor) for found in theirs)  # maps, and nothing said about the references
-    answer = FinerCAM(model, references="nearest", layer="stage2")(images, 0)
+    answer = FinerCAM(model, references="nearest", num_references=3, layer="stage2")(images, 0)
     nearest = (answer.logits - answer.logits[:, :1]).abs()[:, 1:].argsort(dim=1)[:, :3] + 1
     assert answer.references.tolist() == nearest.tolist()
 

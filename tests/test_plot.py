@@ -246,7 +246,7 @@ class TestSheets:
                 assert not (inner and box.y0 < other.y1 - 2 and other.y0 < box.y1 - 2)
 
     def test_rows_for_a_batch_and_a_picture_each(self):
-        explain = FinerCAM(Bars(3), layer="features")
+        explain = FinerCAM(Bars(3), layer="features", num_references=2)
         batch = explain(stripes().repeat(3, 1, 1, 1))
         figure = plot.panel(batch)
         assert len([axes for axes in figure.axes if axes.images[0].get_array().shape[0] > 1]) == 15

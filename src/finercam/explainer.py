@@ -29,6 +29,11 @@ from finercam.views import IDENTITY, View, views
 __all__ = ["FinerCAM"]
 
 Layer = str | nn.Module | Sequence[str | nn.Module] | None
+PRESETS: dict[str, dict[str, Any]] = {
+    "measured": {"gamma": 0.6, "references": "predicted", "num_references": 1, "weights": "mean"},
+    "paper": {"gamma": 0.6, "references": "similar", "num_references": 3, "weights": "mean"},
+}
+"""What is asked where a call does not say: the best of the measured ones (docs/evaluation.md), and Finer-CAM's own."""
 CHEAP_REFERENCES = 8
 """Up to this many references, each one's own gradients are kept where the tail after the layer is cheap."""
 
@@ -39,11 +44,11 @@ class FinerCAM:
     Args:
         model: any PyTorch classifier of images; a guest, left exactly as it was.
         method: base method, see `finercam.methods.names()`.
-        gamma: strength of the contrast; 0 is the plain method, 0.6 the paper's, 1 weighs both sides alike.
-        references: which classes the target is held against, when a call does not name them: "similar" (rows of the
-            linear head), "predicted" (highest logits), "nearest" (nearest logits), "all", or "confused".
-        num_references: how many, T; capped at the classes there are.
-        weights: "mean" (paper), "probability", "orthogonal" or "released".
+        gamma: strength of the contrast; 0 is the plain method, 0.6 the default, 1 weighs both sides alike.
+        references: which classes the target is held against, when a call does not name them: "predicted" (highest
+            logits, the default), "similar" (rows of the linear head), "nearest" (nearest logits), "all", or "confused".
+        num_references: how many, T, by default 1; capped at the classes there are.
+        weights: "mean" (the default), "probability", "orthogonal" or "released".
         layer: target layer: None to find it, a module, a dotted name, or a list of either.
         scores: picks the logits `(N, K)` out of what the model returns, where that is not evident.
         class_names: names in the order of the logits, or by id; classes can then be named in questions and answers.
@@ -55,6 +60,7 @@ class FinerCAM:
         keep_images: let `Explanation.ask` run the model again for what was not kept (holds on to the images).
         confusion: confusion matrix `(K, K)` for `references="confused"`, rows the truth.
         layout: a `finercam.grid.Layout`, where token grid or channel axis cannot be found.
+        preset: where those four are not given: "measured", or "paper" for Finer-CAM's three similar classes.
 
     Example, with a model of two classes:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -70,10 +76,10 @@ class FinerCAM:
         self,
         model: nn.Module,
         method: str | Method = "gradcam",
-        gamma: float = 0.6,
-        references: str = "similar",
-        num_references: int = 3,
-        weights: str = "mean",
+        gamma: float | None = None,
+        references: str | None = None,
+        num_references: int | None = None,
+        weights: str | None = None,
         layer: Layer = None,
         scores: Scores | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
@@ -84,7 +90,17 @@ class FinerCAM:
         keep_images: bool = True,
         confusion: Tensor | None = None,
         layout: Layout | None = None,
+        preset: str = "measured",
     ) -> None:
+        if preset not in PRESETS:
+            raise FinerCAMError(
+                f"preset={preset!r}: expected one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}"
+            )
+        usual = PRESETS[preset]
+        gamma = usual["gamma"] if gamma is None else gamma
+        references = usual["references"] if references is None else references
+        num_references = usual["num_references"] if num_references is None else num_references
+        weights = usual["weights"] if weights is None else weights
         if not isinstance(model, nn.Module):
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         if references not in strategies.STRATEGIES:

@@ -35,11 +35,16 @@ def explain(
     model: str = typer.Option(..., "--model", "-m", help="What to explain; 'finercam models' tells the forms."),
     target: str = typer.Option(None, help="Class to explain, by name or id; else each image's prediction."),
     against: list[str] = typer.Option(None, help="Class to hold it against, by name or id; may be repeated."),
-    gamma: float = typer.Option(0.6, help="Strength of the contrast; 0 is the plain method."),
+    gamma: float = typer.Option(None, help="Strength of the contrast; 0 is the plain method. [default: 0.6]"),
     method: str = typer.Option("gradcam", help="Base method; 'finercam methods' lists them."),
-    references: str = typer.Option("similar", help="How rivals are picked: similar, predicted, nearest or all."),
-    num_references: int = typer.Option(3, min=1, help="How many rivals are picked."),
-    weights: str = typer.Option("mean", help="How rivals count: mean, probability, orthogonal or released."),
+    references: str = typer.Option(
+        None, help="How rivals are picked: predicted, similar, nearest or all. [default: predicted]"
+    ),
+    num_references: int = typer.Option(None, min=1, help="How many rivals are picked. [default: 1]"),
+    weights: str = typer.Option(
+        None, help="How rivals count: mean, probability, orthogonal, released. [default: mean]"
+    ),
+    preset: str = typer.Option("measured", help="Where those are not given: measured, or paper (3 similar classes)."),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
     fusion: str = typer.Option("mean", help="How the maps of several layers are joined: mean or product."),
     smooth: list[str] = typer.Option(None, help="Average over views: flip or scale; may be repeated."),
@@ -74,6 +79,7 @@ def explain(
         fusion=fusion,
         smooth=tuple(smooth) if smooth else None,
         keep=None if html is None else RIVALS,
+        preset=preset,
     )
     question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}
     job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, page=html is not None)
