@@ -121,7 +121,9 @@ def test_the_peers_own_choice_of_references(toys, pictures):
     cam.base_cam.get_cam_image = spy
     cam(images, alpha=0.6)
     cam.base_cam.activations_and_grads.release()
-    explain = FinerCAM(toys.cnn(), gamma=0.6, references="nearest", num_references=3, weights="released", layer="stage2")
+    explain = FinerCAM(
+        toys.cnn(), gamma=0.6, references="nearest", num_references=3, weights="released", layer="stage2"
+    )
     close(explain(images).signed, torch.as_tensor(theirs[0]))
 
 

@@ -51,7 +51,12 @@ def test_finer_with_the_nearest_three(toys, pictures, method, layer, gamma):
     model = without_in_place(toys.cnn())
     with peer.FinerCAM(model, layer, base_method=FINER[method], gamma=gamma, num_references=3) as cam:
         (theirs,) = cam(target, model(images), normalized=False)
-    close(FinerCAM(model, method, gamma=gamma, references="nearest", num_references=3, layer=layer)(images, target).signed, theirs)
+    close(
+        FinerCAM(model, method, gamma=gamma, references="nearest", num_references=3, layer=layer)(
+            images, target
+        ).signed,
+        theirs,
+    )
 
 
 def test_finer_with_named_references_and_the_peers_scaling(toys, pictures):

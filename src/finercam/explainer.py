@@ -97,10 +97,10 @@ class FinerCAM:
                 f"preset={preset!r}: expected one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}"
             )
         usual = PRESETS[preset]
-        gamma = usual["gamma"] if gamma is None else gamma
-        references = usual["references"] if references is None else references
+        strength: float = usual["gamma"] if gamma is None else gamma
+        references = str(usual["references"]) if references is None else references
         num_references = usual["num_references"] if num_references is None else num_references
-        weights = usual["weights"] if weights is None else weights
+        weighting: str = weights or usual["weights"]
         if not isinstance(model, nn.Module):
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         if references not in strategies.STRATEGIES:
@@ -115,14 +115,14 @@ class FinerCAM:
             raise FinerCAMError(f"fusion={fusion!r}: expected one of {', '.join(FUSIONS)}")
         self.model = unwrap(model)
         self.method = get_method(method)
-        self.gamma = float(per_sample_gamma(gamma, 1))
+        self.gamma = float(per_sample_gamma(strength, 1))
         if isinstance(num_references, bool) or not isinstance(num_references, int) or num_references < 1:
             raise FinerCAMError(
                 f"num_references={num_references!r}: expected at least 1, or use gamma=0 for the plain map"
             )
         self.references = references
         self.num_references = num_references
-        self.weights = weights
+        self.weights = weighting
         self.layer: Layer = layer
         self.scores = scores
         self.class_names = in_order(class_names)
@@ -133,7 +133,7 @@ class FinerCAM:
         self.confusion = None if confusion is None else torch.as_tensor(confusion)
         self.layout = layout
         self._found: tuple[tuple[str, nn.Module], ...] | None = None
-        Contrast(torch.tensor([0]), torch.tensor([[1]]), torch.tensor([0.0]), weights)  # checks the weights' name
+        Contrast(torch.tensor([0]), torch.tensor([[1]]), torch.tensor([0.0]), weighting)  # checks the weights' name
 
     def __call__(
         self,

@@ -126,7 +126,9 @@ def test_gamma_zero_is_the_plain_method_to_the_last_digit(tmp_path, model):
 
 
 def test_every_weighting_and_pick_can_be_asked_together(tmp_path, model):
-    asks = [f"{pick}:2:1:{w}" for pick in ("similar", "predicted", "nearest", "all", "rival", "random") for w in WEIGHTS]
+    asks = [
+        f"{pick}:2:1:{w}" for pick in ("similar", "predicted", "nearest", "all", "rival", "random") for w in WEIGHTS
+    ]
     lines = evaluate(Squares(6), model, tmp_path, ["gradcam"], asks, ["contrastive"])
     assert {line.contrast for line in lines if line.method == "gradcam"} == {"plain", *asks}
 
