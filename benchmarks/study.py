@@ -58,10 +58,8 @@ def main_table(study: Study) -> str:
     """Plain, the paper's contrast and the pair question, for the two methods of the claim, on three models."""
     rows = []
     for model in MODELS:
-        lines = study.run(
-            "main", model, methods=["gradcam", "layercam"], contrasts=["paper", "pair", "similar:1:1", "random"]
-        )
-        rows += _block(lines, [("gradcam", "layercam"), ("plain", "paper", "similar:1:1", "pair", "random")], model)
+        lines = study.run("main", model, methods=["gradcam", "layercam"], contrasts=MAIN)
+        rows += _block(lines, [("gradcam", "layercam"), ("plain", *MAIN)], model)
         rows += _chance(lines, model)
     return _table(("model", "method", "contrast", *HEAD), rows)
 
@@ -278,7 +276,7 @@ def _kind(label: int, rival: int) -> str:
 
 
 KINDS = ("worn by the target only", "worn by the rival only (absence)", "worn by both, otherwise", "two parts")
-MAIN = ["paper", "pair", "similar:1:1", "predicted:1:1", "random"]
+MAIN = ["paper", "similar:1:1", "predicted:1:0.6", "predicted:1:1", "pair", "random"]
 LAYERS = {
     "cnn": ["features", "features.5", "features.3", "features.5+features.7", "features.5*features.7"],
     "resnet": ["layer4", "layer3", "layer2", "layer3+layer4", "layer3*layer4", "layer2*layer3*layer4"],
