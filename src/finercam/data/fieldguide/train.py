@@ -37,6 +37,8 @@ class Recipe:
 
     layer: str
     """What gives the `(N, C, h, w)` features or `(N, T, C)` tokens that the linear head pools."""
+    images: int
+    """Different pictures painted for training; too few and a network learns them by heart."""
     passes: int
     """Pictures seen in training, counted with repetition."""
     batch: int
@@ -52,9 +54,9 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "cnn": Recipe("features", 96_000, 32, 4e-3, 0.02, 1.0, 32.0),
-    "resnet": Recipe("layer4", 48_000, 32, 3e-3, 0.05, 0.0, 4.0),
-    "vit": Recipe("norm", 56_000, 32, 1.5e-3, 0.05, 1.0, 8.0),
+    "cnn": Recipe("features", 16_000, 96_000, 32, 4e-3, 0.02, 1.0, 32.0),
+    "resnet": Recipe("layer4", 40_000, 96_000, 32, 3e-3, 0.05, 1.0, 4.0),
+    "vit": Recipe("norm", 40_000, 80_000, 32, 1.5e-3, 0.05, 1.0, 8.0),
 }
 
 
@@ -63,7 +65,7 @@ def train(
     out_dir: str | Path,
     seed: int = 0,
     *,
-    images: int = 16_000,
+    images: int | None = None,
     passes: int | None = None,
     fresh: int = 4_000,
     workers: int = 2,
@@ -73,8 +75,8 @@ def train(
 ) -> dict[str, Any]:
     """Train `"cnn"`, `"resnet"` or `"vit"` and write `model.safetensors` (float16) and `config.json` to `out_dir`.
 
-    `images` training pictures of seed `seed` are painted first and kept in memory (49 KB each); `passes` overrides
-    the recipe's; accuracy is measured on `fresh` pictures of another seed with the weights as stored, and returned
+    The recipe's training pictures of seed `seed` are painted first and kept in memory (49 KB each); `images` and
+    `passes` override the recipe's; accuracy is measured on `fresh` pictures of another seed with the weights as stored, and returned
     with its 95 % Wilson interval in the training record. The number of threads is PyTorch's own
     (`torch.set_num_threads`); `bfloat16` halves the time on processors that have it.
     """
@@ -87,6 +89,7 @@ def train(
         raise FinerCAMError(f"model {model_name!r}: expected one of {', '.join(RECIPES)}")
     recipe = RECIPES[model_name]
     passes = passes or recipe.passes
+    images = recipe.images if images is None else images
     log(f"painting {images} pictures")
     pixels, parts = _pictures(seed, images, workers)
     labels = torch.from_numpy(Fieldguide(images, seed, SIZE).labels(range(images)))
