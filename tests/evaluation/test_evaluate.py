@@ -158,6 +158,12 @@ def test_stopped_and_called_again_gives_the_rows_of_an_undisturbed_run(tmp_path,
     )
 
 
+def test_a_list_of_layers_is_the_same_setting_when_called_again(tmp_path, model):
+    for _ in range(2):
+        lines = evaluate(Squares(3), model, tmp_path, groups=["shape"], layer=("0", "1"), fusion="product")
+    assert lines
+
+
 def test_other_settings_are_refused_and_redone_when_asked(tmp_path, model):
     evaluate(Squares(), model, tmp_path, groups=["shape"])
     with pytest.raises(FinerCAMError, match=r"other settings \(seed\)"):

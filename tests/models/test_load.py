@@ -25,6 +25,7 @@ from finercam.models import (
     read_weights,
     save_directory,
 )
+from finercam.models.builtin import builtin_names
 from finercam.models.directory import build_architecture
 from finercam.models.loaded import parse_options
 from finercam.models.zoo import processor_settings
@@ -103,7 +104,7 @@ def test_options_are_read_as_values() -> None:
 
 def test_sources_are_listed() -> None:
     patterns = [pattern for pattern, _ in model_sources()]
-    assert "fieldguide/vit" in patterns
+    assert "fieldguide/cnn" in patterns
     assert {p.split("/")[0] for p in patterns} >= {"timm", "torchvision", "hf", "open_clip", "FOLDER"}
 
 
@@ -460,7 +461,7 @@ def test_weights_that_do_not_fit(saved: Path) -> None:
 
 
 @pytest.mark.skipif(not (WEIGHTS / "fieldguide-cnn").is_dir(), reason="not trained yet")
-@pytest.mark.parametrize("name", ["fieldguide", "fieldguide/cnn", "fieldguide/resnet", "fieldguide/vit"])
+@pytest.mark.parametrize("name", ["fieldguide", *builtin_names()])
 def test_built_in_models_need_no_network(name: str, refused: list[Any]) -> None:
     model, preprocess, names = load_model(name)
     assert model(torch.zeros(1, 3, *preprocess.size)).shape == (1, len(names))

@@ -18,6 +18,7 @@ class Shards:
     def __init__(self, out: Path, settings: dict[str, Any], redo: bool = False) -> None:
         self.out, self.parts = out, out / "parts"
         written = out / "settings.json"
+        settings = json.loads(json.dumps(settings))  # as it will be read again: no tuples
         if redo and self.parts.exists():
             shutil.rmtree(self.parts)
             written.unlink(missing_ok=True)

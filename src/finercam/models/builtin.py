@@ -202,12 +202,13 @@ class BuiltinMeta:
 
 
 def builtin_names() -> list[str]:
-    """The names that `load_builtin` takes.
+    """The names that `load_builtin` takes: the architectures whose trained weights are in the package.
 
-    >>> builtin_names()
-    ['fieldguide/cnn', 'fieldguide/resnet', 'fieldguide/vit']
+    >>> "fieldguide/cnn" in builtin_names()
+    True
     """
-    return [f"fieldguide/{name}" for name in ARCHITECTURES]
+    weights = files("finercam.models") / "weights"
+    return [f"fieldguide/{name}" for name in ARCHITECTURES if (weights / f"fieldguide-{name}" / "config.json").is_file()]
 
 
 def load_builtin(name: str) -> tuple[nn.Module, BuiltinMeta]:
