@@ -32,6 +32,7 @@ def explain(model, class_names):
 
     def make(**more):
         names = more.pop("class_names", class_names)
-        return FinerCAM(model, layer=more.pop("layer", "1"), class_names=names, **more)
+        settings = {"layer": "1", "references": "similar", "num_references": 3} | more
+        return FinerCAM(model, class_names=names, **settings)
 
     return make

@@ -143,7 +143,7 @@ def test_budget_holds_for_fine_maps(model, images):
     fine = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 30)
     ).eval()
-    answer = FinerCAM(fine, layer="1")(torch.rand(1, 3, 90, 130))
+    answer = FinerCAM(fine, layer="1", references="similar", num_references=3)(torch.rand(1, 3, 90, 130))
     data = page(answer, rivals=29)
     assert 4 <= len(data["classes"]) < 30
     assert len(json.dumps(data)) < BUDGET + 8_000

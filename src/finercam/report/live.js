@@ -131,7 +131,7 @@ function refreshRivals(method) {
   list.querySelector(`[data-rival="${focused}"]`)?.focus();
   const note = byId("rivals-note");
   note.hidden = page.classes.length > 1;
-  note.textContent = "The evidence of single rivals was not kept, so only the question as asked can be shown here. To choose among rivals, explain again with keep=9 or with keep_images=True.";
+  note.textContent = "The evidence of single rivals was not kept, so only the question as asked can be shown here. To choose among rivals, explain again with keep=10 or with keep_images=True.";
 }
 
 function rivalRow({ name, place }, i, method) {
