@@ -41,8 +41,8 @@ def energy_overlap(one: Tensor, other: Tensor) -> Tensor:
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
     """Spearman's correlation of two signed maps `(…, h, w)`, in [-1, 1], equal values sharing their mean rank.
 
-    >>> rank_correlation(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[2.0, 2.5, 40.0]]))
-    tensor(1.)
+    >>> round(rank_correlation(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[2.0, 2.5, 40.0]])).item(), 4)
+    1.0
     """
     a, b = _ranks(one.flatten(-2)), _ranks(other.flatten(-2))
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)

@@ -53,7 +53,7 @@ STYLES: dict[str, dict[str, tuple[str, ...]]] = {
     "wing_bar": {"one": ("{} wing bar", "one {} wing bar"), "two": ("two {} wing bars",)},
     "beak": {
         "cone": ("short {} beak", "short {} bill"),
-        "heavy": ("massive {} beak", "massive {} bill"),
+        "heavy": ("massive grooved {} beak", "massive grooved {} bill"),
         "straight": ("long straight {} beak", "long straight {} bill"),
         "curved": ("long down-curved {} beak", "down-curved {} bill"),
         "needle": ("needle-thin {} beak", "needle-thin {} bill"),

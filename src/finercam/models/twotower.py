@@ -167,8 +167,8 @@ def save_twotower(model: TwoTower, meta: TwoTowerMeta, out: str | Path) -> Path:
 def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerMeta]:
     """The shipped model, or one in a folder that `finercam concept --train` wrote: eval mode, float32, on the CPU.
 
-    >>> model, meta = load_twotower()
-    >>> model(torch.zeros(1, 3, *meta.preprocess.size), model.tokenize(["a red crest", "bird"])).shape
+    >>> model, meta = load_twotower()  # doctest: +SKIP
+    >>> model(torch.zeros(1, 3, *meta.preprocess.size), model.tokenize(["a red crest", "bird"])).shape  # doctest: +SKIP
     torch.Size([1, 2])
     """
     from safetensors.torch import load
