@@ -208,7 +208,9 @@ def builtin_names() -> list[str]:
     True
     """
     weights = files("finercam.models") / "weights"
-    return [f"fieldguide/{name}" for name in ARCHITECTURES if (weights / f"fieldguide-{name}" / "config.json").is_file()]
+    return [
+        f"fieldguide/{name}" for name in ARCHITECTURES if (weights / f"fieldguide-{name}" / "config.json").is_file()
+    ]
 
 
 def load_builtin(name: str) -> tuple[nn.Module, BuiltinMeta]:
