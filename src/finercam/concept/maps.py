@@ -104,7 +104,7 @@ def _from_open_clip(text: str, name: str) -> ImageText:
     if tag not in tags:
         raise FinerCAMError(f"model {text!r}: {architecture} has the weights {', '.join(tags)}.{suggest(tag, tags)}")
     model = open_clip.create_model(architecture, pretrained=tag)
-    settings: Any = model.visual.preprocess_cfg
+    settings: Any = model.visual.preprocess_cfg  # type: ignore[union-attr]
     side = settings["size"]
     preprocess = Preprocess(
         size=(side, side) if isinstance(side, int) else (side[0], side[1]),

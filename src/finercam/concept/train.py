@@ -104,7 +104,7 @@ class Album:
         """The parts in which a picture and its twin differ, of those that it wears."""
         twin = row ^ 1
         changed = (self.styles[row] != self.styles[twin]) | (self.colours[row] != self.colours[twin])
-        return [part for part in np.flatnonzero(changed) if self.styles[row, part] != ABSENT]
+        return [int(part) for part in np.flatnonzero(changed) if self.styles[row, part] != ABSENT]
 
 
 def texts_for(album: Album, rows: np.ndarray, rng: np.random.Generator) -> list[Text]:

@@ -58,7 +58,8 @@ class ImageTower(nn.Module):
         layers = list(self.features.eval())
         plain = ImageTower(self.projection.out_features, self.channels)
         for place, conv, norm in zip(plain.features[::2], layers[::3], layers[1::3], strict=True):
-            place.load_state_dict(torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).state_dict())
+            folded = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
+            place.load_state_dict(folded.state_dict())
         plain.projection.load_state_dict(self.projection.state_dict())
         return plain.eval()
 
