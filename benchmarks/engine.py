@@ -25,15 +25,15 @@ from rich.table import Table
 MODELS = ("resnet50", "vit_b_16", "dinov2_vitb14")
 BATCHES = (1, 8)
 PARTS = ("times", "sweep", "ask", "scorecam", "memory", "import")
-BUDGETS = {
-    "one contrast / forward, ResNet-50": 1.05,
-    "one contrast / forward, ViT-B": 1.25,
-    "33 maps / one contrast": 1.15,
-    "transient memory / forward": 1.4,
-    "import finercam / import torch": 1.5,
-    "re-ask, ms an image": 1.0,
-}
 SLOW = ("finercam", "pytorch-grad-cam")  # of Score-CAM: too long for a round to warm up
+ONE_CONTRAST = (
+    "forward",
+    "finercam",
+    "finercam, one reference",
+    "finercam, each reference kept",
+    "torch-cam",
+    "pytorch-grad-cam",
+)
 Results = dict[str, Any]
 
 
@@ -42,7 +42,8 @@ def one_contrast(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work
     return {
         "forward": subjects.forward(subject, images),
         "finercam": subjects.ours(subject, images),
-        "finercam, keep=references": subjects.ours(subject, images, keep="references"),
+        "finercam, one reference": subjects.ours(subject, images, preset="measured"),
+        "finercam, each reference kept": subjects.ours(subject, images, keep="references"),
         "torch-cam": subjects.torch_cam(subject, images),
         "pytorch-grad-cam": subjects.grad_cam(subject, images),
     }
@@ -130,10 +131,9 @@ def memory(device: str, models: tuple[str, ...], batch: int, threads: int) -> Re
     """Transient bytes of each variant at one batch size, each in its own process."""
     found: Results = {}
     for name in models:
-        variants = ("forward", "finercam", "finercam, keep=references", "torch-cam", "pytorch-grad-cam")
         peaks = {
             v: clock.in_child("benchmarks.engine", "--peak", name, v, str(batch), device, threads=threads)["bytes"]
-            for v in variants
+            for v in ONE_CONTRAST
         }
         found[f"{name}, batch {batch}"] = {
             v: {"megabytes": size / 2**20, "ratio": size / peaks["forward"]} for v, size in peaks.items()

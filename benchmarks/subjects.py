@@ -81,8 +81,8 @@ def forward(subject: Subject, images: Tensor) -> Callable[[], Tensor]:
 
 
 def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Explanation]:
-    """One contrast, down to maps at the picture's resolution."""
-    explain = FinerCAM(subject.model, preset="paper", layer=subject.layer, **options)
+    """One contrast, the paper's with three references unless told else, down to maps at the picture's resolution."""
+    explain = FinerCAM(subject.model, layer=subject.layer, **{"preset": "paper", **options})
 
     def work() -> Explanation:
         answer = explain(images)
@@ -95,8 +95,11 @@ def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Expla
 def our_sweep(
     subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS, **options: Any
 ) -> Callable[[], list[Explanation]]:
-    """Three modes times eleven strengths: one run of the model, every map at the picture's resolution."""
-    explain = FinerCAM(subject.model, preset="paper", layer=subject.layer, **options)
+    """Three modes times eleven strengths: one run of the model, every map at the picture's resolution.
+
+    It needs three kept directions: target, closest class and mean of three.
+    """
+    explain = FinerCAM(subject.model, layer=subject.layer, **{"preset": "paper", "keep": "closest", **options})
 
     def work() -> list[Explanation]:
         answer = explain(images)

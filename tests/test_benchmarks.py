@@ -83,6 +83,20 @@ def test_sweeps_answer_all_33_questions(subject):
         torch.testing.assert_close(other, third)
 
 
+def test_our_sweep_runs_the_model_once(subject):
+    sweep, runs = subjects.our_sweep(subject, subject.images(2)), []
+    with subject.model.register_forward_hook(lambda *_: runs.append(1)):
+        sweep()
+    assert len(runs) == 1
+
+
+def test_all_variants_of_one_contrast_are_timed(subject):
+    works = engine.one_contrast(subject, subject.images(1))
+    assert tuple(works) == engine.ONE_CONTRAST
+    measured = clock.summary(clock.interleaved(works, rounds=1))
+    assert all(entry["rounds"] == 1 and entry["wall"]["seconds"] > 0 for entry in measured.values())
+
+
 def test_score_cam_gives_the_peers_map():
     torch.manual_seed(0)
     model = Small().eval()

@@ -17,6 +17,7 @@ from finercam.references import NONE
 __all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions"]
 
 Keep = str | int | Sequence[int]
+KEPT = ("contrast", "closest", "references")
 SPAN_TOLERANCE = 1e-6
 """Share of a direction that may lie outside the span of the kept ones."""
 
@@ -124,15 +125,18 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
     """The directions `(N, M, K)` to keep for a question and those that may follow it.
 
     `keep` is "contrast" (two directions: every gamma of this question, the plain map, and with one reference the
-    reverse question), "references" (also any of its references alone), a number of top classes, or class ids, each
-    kept besides the references.
+    reverse question), "closest" (a third: the first reference alone), "references" (any of the references alone), a
+    number of top classes, or class ids, each kept besides the references.
 
     >>> contrast = Contrast(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([0.6]))
     >>> directions(torch.zeros(1, 5), contrast, "contrast").shape, directions(torch.zeros(1, 5), contrast, 4).shape
     (torch.Size([1, 2, 5]), torch.Size([1, 4, 5]))
     """
-    if keep == "contrast" and contrast.weights in ("mean", "probability"):
-        return torch.stack(contrast_terms(logits, contrast), 1)
+    if keep in ("contrast", "closest") and contrast.weights in ("mean", "probability"):
+        terms = contrast_terms(logits, contrast)
+        if keep == "closest" and contrast.references.shape[1] > 1:
+            terms = (*terms, one_hot(contrast.references[:, 0], logits))
+        return torch.stack(terms, 1)
     ids = torch.cat([contrast.target[:, None], contrast.references], 1)
     kept = torch.stack([one_hot(column, logits) for column in _with_extra(ids, logits, keep).unbind(1)], 1)
     if contrast.weights == "released":  # its gradient reaches all classes, through the softmax
@@ -143,11 +147,12 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
 def checked_keep(keep: Any) -> Keep:
     """What to keep, as `directions` takes it; raises FinerCAMError for anything else."""
     keep = keep.tolist() if hasattr(keep, "tolist") else keep
-    if (isinstance(keep, str) and keep in ("contrast", "references")) or (type(keep) is int and keep >= 0):
+    if (isinstance(keep, str) and keep in KEPT) or (type(keep) is int and keep >= 0):
         return keep
     if isinstance(keep, (list, tuple, range)) and all(type(k) is int and k >= 0 for k in keep):
         return tuple(dict.fromkeys(keep))
-    raise FinerCAMError(f"keep={keep!r}: expected 'contrast', 'references', a number of classes or class ids")
+    names = ", ".join(repr(name) for name in KEPT)
+    raise FinerCAMError(f"keep={keep!r}: expected {names}, a number of classes or class ids")
 
 
 def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
