@@ -195,12 +195,13 @@ def test_keys(opened, file, answer):
     page.wait_for_function("() => window.finercam.state().picture === 1")
     same(page, answer[1].ask(method="hirescam"))
     page.keyboard.press("?")
-    assert page.locator("#help").is_visible()
+    page.locator("#help").wait_for(state="visible")
     page.keyboard.press("Escape")
-    assert not page.locator("#help").is_visible() and state(page)["picture"] == 1
+    page.locator("#help").wait_for(state="hidden")
+    assert state(page)["picture"] == 1
     page.locator("#help-open").click()
     page.locator("#help button").click()
-    assert not page.locator("#help").is_visible()
+    page.locator("#help").wait_for(state="hidden")
     page.keyboard.press("Escape")
     page.wait_for_function("() => window.finercam.state().picture === null")
     assert page.locator("#all").is_visible()
@@ -216,13 +217,13 @@ def test_hover_reads_the_value_there(opened, file, answer):
         assert read["signed"] == pytest.approx(float(answer.signed_maps[0, y, x]), abs=3e-4)
         assert page.locator("#value").inner_text() == f"{read['value']:.2f}"
     page.mouse.move(2, 2)
-    assert page.locator("#bubble").is_hidden()
+    page.locator("#bubble").wait_for(state="hidden")
 
 
 def test_touch_reads_and_the_page_scrolls_no_further_than_the_phone(opened, file, answer):
     page = opened(file, "#/1", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page.locator("#stage").tap(position={"x": 100, "y": 100})
-    assert page.locator("#bubble").is_visible()
+    page.locator("#bubble").wait_for(state="visible")
     page.locator("[data-rival='3']").tap()
     third = state(page)["classes"][3]
     same(page, answer[0].ask(against=[8, 9, third]))
@@ -286,6 +287,23 @@ def test_address_holds_the_state(opened, file, answer):
         again.evaluate("(hash) => { location.hash = hash }", nonsense)
         frame(again)
     assert again.locator("#all").is_visible()
+
+
+def test_leaving_wins_over_the_address_being_written(opened, file):
+    page = opened(file, "#/1")
+    # the hash is changed, and the event of it comes only after the timer that writes the state
+    page.evaluate("""() => new Promise((done) => {
+        window.finercam.set({ gamma: 1 })
+        requestAnimationFrame(() => setTimeout(() => {
+            location.hash = "#/"
+            const until = performance.now() + 400
+            while (performance.now() < until);
+            done()
+        }, 100))
+    })""")
+    page.wait_for_function("() => window.finercam.state().picture === null")
+    frame(page)
+    assert page.evaluate("() => location.hash") == "#/"
 
 
 def test_table_filters_sorts_and_opens(opened, file, answer):

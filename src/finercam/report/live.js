@@ -10,6 +10,7 @@ let page = null;
 let shown = null; // { map, peak, question } as drawn last
 let held = false; // the plain map, while a key or button is held
 let waiting = null;
+let address = location.hash; // as last read or written
 let twoPart = false;
 
 function pageOf(picture) {
@@ -51,7 +52,11 @@ function schedule(controls) {
 // The address follows when things are at rest: browsers ration how often it may change.
 function remember() {
   clearTimeout(waiting);
-  waiting = setTimeout(() => history.replaceState(null, "", toAddress(state, page)), 250);
+  waiting = setTimeout(() => {
+    if (location.hash !== address) return; // someone is on the way to another picture, and route() will be called
+    history.replaceState(null, "", toAddress(state, page));
+    address = location.hash;
+  }, 250);
 }
 
 function redraw() {
@@ -283,6 +288,7 @@ function showBubble() {
 function route() {
   const { picture, wishes } = fromAddress(location.hash, index.images.length);
   clearTimeout(waiting);
+  address = location.hash;
   place = null;
   byId("one").hidden = picture === null;
   byId("all").hidden = picture !== null;
