@@ -291,16 +291,18 @@ def test_address_holds_the_state(opened, file, answer):
 
 def test_leaving_wins_over_the_address_being_written(opened, file):
     page = opened(file, "#/1")
-    # the hash is changed, and the event of it comes only after the timer that writes the state
-    page.evaluate("""() => new Promise((done) => {
+    # the timer that writes the state fires between the change of the hash and the event of it
+    page.evaluate("""async () => {
+        const [later, frame] = [window.setTimeout, () => new Promise((done) => requestAnimationFrame(done))]
+        let write = null
+        window.setTimeout = (act, wait) => (write = act, 0)
         window.finercam.set({ gamma: 1 })
-        requestAnimationFrame(() => setTimeout(() => {
-            location.hash = "#/"
-            const until = performance.now() + 400
-            while (performance.now() < until);
-            done()
-        }, 100))
-    })""")
+        await frame()
+        await frame()
+        window.setTimeout = later
+        location.hash = "#/"
+        write()
+    }""")
     page.wait_for_function("() => window.finercam.state().picture === null")
     frame(page)
     assert page.evaluate("() => location.hash") == "#/"
