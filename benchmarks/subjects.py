@@ -94,19 +94,18 @@ def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Expla
 
 def our_sweep(
     subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS, **options: Any
-) -> Callable[[], list[Explanation]]:
+) -> Callable[[], list[Tensor]]:
     """Three modes times eleven strengths: one run of the model, every map at the picture's resolution.
 
     It needs three kept directions: target, closest class and mean of three.
     """
     explain = FinerCAM(subject.model, layer=subject.layer, **{"preset": "paper", "keep": "closest", **options})
 
-    def work() -> list[Explanation]:
+    def work() -> list[Tensor]:
         answer = explain(images)
         pair = answer.ask(against=[[row[0]] for row in answer.references.tolist()])
-        asked = [(answer, 0.0) for _ in gammas] + [(each, gamma) for each in (answer, pair) for gamma in gammas]
-        found = [question.ask(gamma=gamma) for question, gamma in asked]
-        assert all(each.maps.shape[1:] == images.shape[2:] for each in found)
+        found = [answer.sweep([0.0] * len(gammas)), answer.sweep(gammas), pair.sweep(gammas)]
+        assert all(each.shape == (len(gammas), len(images), *images.shape[2:]) for each in found)
         return found
 
     return work

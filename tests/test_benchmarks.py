@@ -75,10 +75,15 @@ def test_grad_cam_answers_the_same_question(subject):
 
 def test_sweeps_answer_all_33_questions(subject):
     images = subject.images(2)
-    mine = subjects.our_sweep(subject, images, references="nearest")()
+    swept = [maps for mode in subjects.our_sweep(subject, images, references="nearest")() for maps in mode]
+    answer = subjects.ours(subject, images, references="nearest", keep="closest")()
+    pair = answer.ask(against=[[row[0]] for row in answer.references.tolist()])
+    asked = [(answer, 0.0)] * 11 + [(each, gamma) for each in (answer, pair) for gamma in subjects.GAMMAS]
+    mine = [question.ask(gamma=gamma) for question, gamma in asked]
     again, kept = (subjects.torch_cam_sweep(subject, images, retain=retain)() for retain in (False, True))
-    assert len(mine) == len(again) == len(kept) == len(subjects.grad_cam_sweep(subject, images)()) == 33
-    for one, other, third in zip(mine, again, kept, strict=True):
+    assert len(swept) == len(again) == len(kept) == len(subjects.grad_cam_sweep(subject, images)()) == 33
+    for maps, one, other, third in zip(swept, mine, again, kept, strict=True):
+        torch.testing.assert_close(maps, one.maps, rtol=1e-3, atol=1e-4)
         _assert_same(one, other)
         torch.testing.assert_close(other, third)
 

@@ -228,3 +228,75 @@ def test_one_class_has_no_reverse(toys, pictures):
     answer = FinerCAM(toys.gap(classes=1), layer="features", gamma=0)(pictures(1))
     with pytest.raises(FinerCAMError, match="no reference"):
         answer.reverse()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("weights", ["mean", "orthogonal"])
+def test_a_sweep_is_each_strength_asked_in_turn(toys, pictures, method, weights):
+    explain = FinerCAM(toys.cnn(), method, layer="stage1", weights=weights, keep="references")
+    # One reference each: of this small model's target nothing but rounding is left beside two at gamma 1.
+    answer, gammas = explain(pictures(3), TARGET, [[1], [4], [0]]), [0.0, 0.3, 0.8, 1.9]
+    swept = answer.sweep(gammas)
+    for gamma, maps in zip(gammas, swept, strict=True):
+        torch.testing.assert_close(maps, answer.ask(gamma=gamma).maps, rtol=1e-3, atol=2e-4)
+    assert torch.equal(swept[0], answer.ask(gamma=0).maps)  # to the bit
+    assert answer.sweep().shape[0] == 11
+
+
+def test_a_sweep_over_several_layers_and_views(toys, pictures):
+    explain = FinerCAM(toys.cnn(), layer=["stage1", "stage2"], fusion="product", smooth="flip")
+    answer = explain(pictures(2))
+    torch.testing.assert_close(answer.sweep([0.5])[0], answer.ask(gamma=0.5).maps)
+    with pytest.raises(FinerCAMError, match="at least one"):
+        answer.sweep([])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("keep", ["contrast", "references", 2])
+def test_the_batch_size_changes_nothing_but_the_memory(toys, pictures, method, keep):
+    model, images = Watched(toys.cnn()), pictures(3)
+    options = {"layer": "inner.stage1", "keep": keep, "weights": "probability"}
+    whole = FinerCAM(model, method, **options)(images, TARGET, AGAINST)
+    by_two = FinerCAM(model, method, batch_size=2, **options)(images, TARGET, AGAINST)
+    same(by_two, whole)
+    same(by_two.ask(gamma=0.2), whole.ask(gamma=0.2))
+    same(by_two.ask(target=1, against=[3, 0]), whole.ask(target=1, against=[3, 0]))  # with another run
+    torch.testing.assert_close(by_two.logits, whole.logits)
+    assert torch.equal(by_two.images, images)
+    assert [len(evidence.directions) for _, evidence in by_two.seen] == [3]
+
+
+def test_the_batch_size_says_how_many_images_run_together(toys, pictures):
+    sizes, model = [], toys.cnn()
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    explain = FinerCAM(model, batch_size=2, smooth="flip", references="similar", num_references=2)
+    answer = explain(pictures(5), gamma=[0.1, 0.2, 0.3, 0.4, 0.5])
+    assert set(sizes) == {1, 2} and answer.gamma.tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
+    same(
+        answer[3:],
+        FinerCAM(model, smooth="flip", references="similar", num_references=2)(pictures(5)[3:], gamma=[0.4, 0.5]),
+    )
+    sizes.clear()
+    FinerCAM(toys.cnn(), layer="stage1")(pictures(20))  # nothing said, on a processor
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
+def test_a_batch_size_is_a_positive_number(toys, size):
+    with pytest.raises(FinerCAMError, match="batch_size"):
+        FinerCAM(toys.cnn(), batch_size=size)
+
+
+def test_errors_name_the_sample_of_the_whole_batch(toys, pictures):
+    explain = FinerCAM(toys.cnn(), batch_size=2)
+    with pytest.raises(FinerCAMError, match="sample 3: target class 2"):
+        explain(pictures(5), [0, 0, 0, 2, 0], [[1], [1], [1], [2], [1]])
+    broken, images = _NaNWhereBright(toys.cnn()), pictures(5)
+    images[3] = 50
+    with pytest.raises(FinerCAMError, match=r"samples \[3\]"):
+        FinerCAM(broken, batch_size=2, layer="inner.stage1")(images)
+
+
+class _NaNWhereBright(Watched):
+    def forward(self, x):
+        bright = x.flatten(1).amax(1, keepdim=True) > 20
+        return self.inner(x).masked_fill(bright, torch.nan)

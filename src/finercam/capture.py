@@ -132,13 +132,16 @@ def guest(model: nn.Module) -> Iterator[None]:
 
     Gradient checkpointing is switched off as well (timm, open_clip): the layers would run again, without hooks.
     """
+    modules = list(model.modules())
     flags = [
         (module, flag)
-        for module in model.modules()
+        for module in modules
         for flag in ("training", "grad_checkpointing")
-        if vars(module).get(flag) is True
+        if module.__dict__.get(flag) is True
     ]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # model.parameters() walks the modules once more, and slower
+    parameters = (parameter for module in modules for parameter in module._parameters.values())
+    trained = [parameter for parameter in parameters if parameter is not None and parameter.requires_grad]
     try:
         for module, flag in flags:
             setattr(module, flag, False)

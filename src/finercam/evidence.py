@@ -14,7 +14,7 @@ from finercam.contrast import Contrast, contrast_terms, one_hot
 from finercam.errors import FinerCAMError
 from finercam.references import NONE
 
-__all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions"]
+__all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions", "joined_evidence"]
 
 Keep = str | int | Sequence[int]
 KEPT = ("contrast", "closest", "references")
@@ -84,12 +84,15 @@ class Evidence:
         # A kept direction is its own answer: gamma 0 is the plain method to the bit, no rounding errors leak in.
         same = (self.directions == direction[:, None]).all(dim=2)
         first = same & (same.cumsum(dim=1) == 1)
+        if bool(same.any(dim=1).all()):
+            return first.to(direction)
         kept, length, inverse = self._solver
         found = inverse @ direction[..., None]
         lacking = (direction - (found.mT @ kept).squeeze(1)).masked_fill(same.any(dim=1, keepdim=True), 0.0)
-        tolerance = SPAN_TOLERANCE * direction.norm(dim=1, keepdim=True)
-        if (lacking.norm(dim=1, keepdim=True) > tolerance).any():
-            sample = int((lacking.norm(dim=1) - tolerance.squeeze(1)).argmax())
+        tolerance = SPAN_TOLERANCE * torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+        outside = torch.linalg.vector_norm(lacking, dim=1, keepdim=True)
+        if (outside > tolerance).any():
+            sample = int((outside - tolerance).argmax())
             classes = (lacking[sample].abs() > tolerance[sample] / 10).nonzero().flatten().tolist()
             raise NotKept(
                 f"classes {classes[:5]} of sample {sample} were not kept: explain again, with keep='references' or "
@@ -102,7 +105,7 @@ class Evidence:
         """Unit directions `(N, M, K)`, their lengths `(N, M, 1)`, and their pseudo-inverse `(N, M, K)`."""
         # Lengths differ by the size of the logits ("released"), and some directions are nearly parallel: unit vectors,
         # and an inverse by QR, since a Gram matrix would square how badly they are conditioned.
-        length = self.directions.norm(dim=2, keepdim=True)
+        length = torch.linalg.vector_norm(self.directions, dim=2, keepdim=True)
         length = torch.where(length == 0, 1.0, length)
         kept = self.directions / length
         q, r = torch.linalg.qr(kept.mT)
@@ -119,6 +122,34 @@ class Evidence:
         gram = alpha_d @ alpha_d.mT
         beta = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ (alpha_d @ (target[:, None] @ alpha).mT)
         return target - contrast.gamma.to(target)[:, None] * (beta.mT @ rivals).squeeze(1)
+
+
+def joined_evidence(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several batches as that of one; where one kept fewer directions, directions of zero fill up."""
+    count = max(part.directions.shape[1] for part in parts)
+    whole = range(len(parts[0].gradients))
+    target, baseline = ([getattr(part, name) for part in parts] for name in ("target", "baseline"))
+    return Evidence(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([_filled(part.directions, count) for part in parts]),
+        tuple(torch.cat([part.activations[layer] for part in parts]) for layer in whole),
+        tuple(_joined_gradients([part.gradients[layer] for part in parts], count) for layer in whole),
+        None if baseline[0] is None else torch.cat(baseline),
+        None if target[0] is None else torch.cat(target),
+    )
+
+
+def _joined_gradients(parts: Sequence[Tensor], count: int) -> Tensor:
+    size = parts[0].shape[3:]
+    if all(_one_place(part) for part in parts):  # stays an expanded view
+        corners = torch.cat([_filled(part[..., :1, :1], count) for part in parts])
+        return corners.expand(-1, -1, -1, *size)
+    return torch.cat([_filled(part, count) for part in parts])
+
+
+def _filled(kept: Tensor, count: int) -> Tensor:
+    missing = count - kept.shape[1]
+    return torch.cat([kept, kept.new_zeros(len(kept), missing, *kept.shape[2:])], 1) if missing else kept
 
 
 def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
@@ -172,10 +203,14 @@ def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
 
 def _combine(coefficients: Tensor, gradients: Tensor) -> Tensor:
     """`sum_m x_m G_m` for each sample: `(N, M)` and `(N, M, C, h, w)` to `(N, C, h, w)`."""
-    one_place = gradients.stride()[-2:] == (0, 0)  # an expanded view: the same at all places
-    wide = _wide(gradients[..., :1, :1] if one_place else gradients)
+    wide = _wide(gradients[..., :1, :1] if _one_place(gradients) else gradients)
     combined = torch.einsum("nm,nmchw->nchw", coefficients.to(wide), wide)
     return combined.expand(-1, -1, *gradients.shape[3:])
+
+
+def _one_place(gradients: Tensor) -> bool:
+    """Whether they are an expanded view: the same at all places."""
+    return gradients.stride()[-2:] == (0, 0)
 
 
 def _wide(x: Tensor) -> Tensor:

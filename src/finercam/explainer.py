@@ -14,9 +14,9 @@ from finercam.capture import Scores
 from finercam.contrast import Contrast
 from finercam.errors import FinerCAMError, suggest
 from finercam.evidence import Evidence, Keep, checked_keep, directions
-from finercam.explanation import Explanation, Setting, per_sample_gamma
+from finercam.explanation import Explanation, Setting, joined, per_sample_gamma
 from finercam.grid import Layout, find_layout
-from finercam.head import linear_head
+from finercam.head import find_head, head_rows
 from finercam.layers import resolve_layers, unwrap
 from finercam.maps import FUSIONS
 from finercam.methods import Method
@@ -34,6 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"gamma": 0.6, "references": "similar", "num_references": 3, "weights": "mean"},
 }
 """What is asked where a call does not say: the best of the measured ones (docs/evaluation.md), and Finer-CAM's own."""
+AT_ONCE = {"cpu": 8}
+"""Images that run through the model together, by device, where nothing is said; elsewhere all of a call."""
 CHEAP_REFERENCES = 8
 """Up to this many references, each one's own gradients are kept where the tail after the layer is cheap."""
 
@@ -54,12 +56,14 @@ class FinerCAM:
         class_names: names in the order of the logits, or by id; classes can then be named in questions and answers.
         fusion: "mean" or "product" of the maps of several layers.
         smooth: "flip", "scale" or both: the mean over mirrored and scaled views of the image.
-        keep: what later questions can be answered without the model: "contrast", "references", a number of top
-            classes, or class ids; None takes "references" where that is nearly free (feature maps, T of at most 8)
+        keep: what later questions can be answered without the model: "contrast", "closest" (the first reference
+            alone besides), "references", a number of top classes, or class ids; None takes "references" where that is nearly free (feature maps, T of at most 8)
             and "contrast" on tokens, where each kept class costs one more pass backwards through the last block.
         keep_images: let `Explanation.ask` run the model again for what was not kept (holds on to the images).
         confusion: confusion matrix `(K, K)` for `references="confused"`, rows the truth.
         layout: a `finercam.grid.Layout`, where token grid or channel axis cannot be found.
+        batch_size: how many images run through the model at once, whatever a call is given, so that memory does not
+            grow with the call; None takes 8 on a processor, where more is no faster, and all on an accelerator.
         preset: where those four are not given: "measured", or "paper" for Finer-CAM's three similar classes.
 
     Example, with a model of two classes:
@@ -90,6 +94,7 @@ class FinerCAM:
         keep_images: bool = True,
         confusion: Tensor | None = None,
         layout: Layout | None = None,
+        batch_size: int | None = None,
         preset: str = "measured",
     ) -> None:
         if preset not in PRESETS:
@@ -132,7 +137,13 @@ class FinerCAM:
         self.keep_images = keep_images
         self.confusion = None if confusion is None else torch.as_tensor(confusion)
         self.layout = layout
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+        ):
+            raise FinerCAMError(f"batch_size={batch_size!r}: expected a number of images, at least 1, or None")
+        self.batch_size = batch_size
         self._found: tuple[tuple[str, nn.Module], ...] | None = None
+        self._head: tuple[int, nn.Module | None] | None = None
         Contrast(torch.tensor([0]), torch.tensor([[1]]), torch.tensor([0.0]), weighting)  # checks the weights' name
 
     def __call__(
@@ -154,15 +165,38 @@ class FinerCAM:
         Raises FinerCAMError for images, classes or layers that cannot be used.
         """
         images = self._usable(images)
-        source = self.look(images)
+        return self._kept(
+            images, [self._turn(images, at, target, against, gamma, weights, method) for at in self._turns(images)]
+        )
+
+    def explain(self, images: Tensor, contrast: Contrast, references: References, setting: Setting) -> Explanation:
+        """Answer a question whose classes are settled, with a new run of the model."""
+        parts = []
+        for at in self._turns(images):
+            asked = Contrast(contrast.target[at], contrast.references[at], contrast.gamma[at], contrast.weights)
+            picked = References(references.ids[at], references.similarity[at], references.strategy)
+            parts.append(self._answer(self.look(images[at], at.start), asked, picked, setting))
+        return self._kept(images, parts)
+
+    def _turns(self, images: Tensor) -> list[slice]:
+        """Which images run together: the graph of the tail is alive for so many at a time."""
+        size = self.batch_size or AT_ONCE.get(images.device.type, len(images))
+        return [slice(first, first + size) for first in range(0, len(images), size)]
+
+    def _turn(
+        self, images: Tensor, at: slice, target: Any, against: Any, gamma: Any, weights: Any, method: Any
+    ) -> Explanation:
+        """Look at some of the images, settle the question about them, and answer it."""
+        source = self.look(images[at], at.start)
         logits = source.logits.cpu().double()
-        count, num_classes = logits.shape
+        count, num_classes = len(images), logits.shape[1]
         if target is None:
             chosen = logits.argmax(dim=1)
         else:
-            chosen = torch.tensor(per_sample(target, count, self.class_names, num_classes))
-        strength = per_sample_gamma(self.gamma if gamma is None else gamma, count)
-        picked = self.choose(logits, chosen, against, self.num_references)
+            chosen = torch.tensor(per_sample(target, count, self.class_names, num_classes))[at]
+        strength = per_sample_gamma(self.gamma if gamma is None else gamma, count)[at]
+        named = None if against is None else shared_or_per_sample(against, count, self.class_names, num_classes)[at]
+        picked = self.choose(logits, chosen, named, self.num_references, at.start)
         contrast = Contrast(chosen, picked.ids, strength, weights or self.weights)
         setting = Setting(
             self.method if method is None else get_method(method),
@@ -175,19 +209,21 @@ class FinerCAM:
         )
         return self._answer(source, contrast, picked, setting)
 
-    def explain(self, images: Tensor, contrast: Contrast, references: References, setting: Setting) -> Explanation:
-        """Answer a question whose classes are settled, with a new run of the model."""
-        return self._answer(self.look(images), contrast, references, setting)
+    def _kept(self, images: Tensor, parts: list[Explanation]) -> Explanation:
+        return replace(joined(parts), images=images if self.keep_images else None)
 
-    def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References:
-        """The references of each target `(N,)`: those named in `against`, or picked by this explainer's strategy."""
+    def choose(self, logits: Tensor, target: Tensor, against: Any, count: int, first: int = 0) -> References:
+        """The references of each target `(N,)`: those named in `against`, or picked by this explainer's strategy.
+
+        Errors count the samples from `first`.
+        """
         num_classes = logits.shape[1]
-        head = linear_head(self.model, num_classes)
+        head = self._rows(num_classes)
         cosine = None if head is None else strategies.similarity(head[0], target.to(head[0].device)).cpu()
         strategy = self.references if against is None else "explicit"
         if against is not None:
             asked = shared_or_per_sample(against, len(target), self.class_names, num_classes)
-            ids = strategies.explicit(asked, target, num_classes)
+            ids = strategies.explicit(asked, target, num_classes, first)
         elif strategy == "similar":
             if cosine is None:
                 raise FinerCAMError(
@@ -233,13 +269,13 @@ class FinerCAM:
             evidence = setting.method.gather(looked, contrast, kept)
             # All views are asked what the image itself is asked: its logits weight the references.
             seen.append((view, replace(evidence, logits=logits)))
-        images = source.images if self.keep_images else None
-        return Explanation.of(
-            contrast, references, setting, tuple(seen), logits=source.logits, images=images, asker=self
-        )
+        return Explanation.of(contrast, references, setting, tuple(seen), logits=source.logits, asker=self)
 
-    def look(self, images: Tensor) -> Source:
-        """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail."""
+    def look(self, images: Tensor, first: int = 0) -> Source:
+        """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail.
+
+        Errors count the samples from `first`.
+        """
         version = _version(images)
         if self._found is None:
             found = tuple(resolve_layers(self.model, self.layer, images))
@@ -251,9 +287,9 @@ class FinerCAM:
         except (FinerCAMError, torch.cuda.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise FinerCAMError(
-                f"the model could not run on images of shape {tuple(images.shape)}: {first}"
+                f"the model could not run on images of shape {tuple(images.shape)}: {line}"
             ) from error
         if _version(images) != version:
             raise FinerCAMError(
@@ -265,7 +301,7 @@ class FinerCAM:
                 f"logits of shape {tuple(source.logits.shape)} for {len(images)} images; expected one row each"
             )
         if not bool(source.logits.isfinite().all()):
-            bad = (~source.logits.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            bad = ((~source.logits.isfinite().all(dim=1)).nonzero().flatten() + first).tolist()
             raise FinerCAMError(
                 f"the model gave logits that are not finite for samples {bad[:8]}; leave those images out"
             )
@@ -279,6 +315,13 @@ class FinerCAM:
             return self.keep
         maps = all(layout.kind in ("nchw", "nhwc") for layout in source.layouts)
         return "references" if maps and contrast.references.shape[1] <= CHEAP_REFERENCES else "contrast"
+
+    def _rows(self, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
+        """Rows of the linear head as they are now; which module it is, is looked for once."""
+        if self._head is None or self._head[0] != num_classes:
+            self._head = (num_classes, find_head(self.model, num_classes))
+        head = self._head[1]
+        return None if head is None else head_rows(head, num_classes)
 
     def _names(self, num_classes: int) -> tuple[str, ...] | None:
         if self.class_names is not None and len(self.class_names) != num_classes:
@@ -302,7 +345,8 @@ class FinerCAM:
         # An own copy: later questions may need the images when the caller has long refilled the buffer.
         with torch.inference_mode(False):
             images = images.detach().to(first.device, first.dtype, copy=True)
-        if not bool(images.isfinite().all()):
+        # A sum is cheap and finite where all pixels are; where it is not, the pixels are looked at one by one.
+        if not bool(images.sum().isfinite()) and not bool(images.isfinite().all()):
             bad = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels as {images.dtype}; leave them out")
         return images

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from finercam.contrast import Contrast
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence, NotKept
+from finercam.evidence import Evidence, NotKept, joined_evidence
 from finercam.maps import peak, positive, signed_map, upsample
-from finercam.methods import Method
+from finercam.methods import Method, is_linear
 from finercam.methods import get as get_method
 from finercam.names import label, per_sample
-from finercam.references import NONE, References
+from finercam.references import NONE, References, stacked
 from finercam.views import View
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Setting"]
 
 Seen = tuple[tuple[View, Evidence], ...]
+SWEEP = tuple(round(0.2 * step, 1) for step in range(11))
+"""Strengths of a sweep where none are given: 0, 0.2, … 2."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,28 @@ class Explanation:
         assert self.images is not None
         return self._asker().explain(self.images, contrast, references, setting)
 
+    def sweep(self, gammas: Sequence[float] = SWEEP) -> Tensor:
+        """The maps of many strengths, `(G, N, H, W)` in [0, 1]; each is what `ask(gamma=…).maps` gives.
+
+        Where a method is linear in the contrast, two signed maps give them all, so that a whole sweep costs little
+        more than one question; the others are asked one after another.
+
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 5)
+        ... )
+        >>> from finercam import FinerCAM
+        >>> FinerCAM(model)(torch.rand(2, 3, 16, 16)).sweep([0.0, 0.6, 1.0]).shape
+        torch.Size([3, 2, 16, 16])
+        """
+        if len(gammas) == 0:
+            raise FinerCAMError("gammas is empty; give at least one strength")
+        strengths = per_sample_gamma(list(gammas), len(gammas))
+        if not is_linear(self.setting.method) or len(self.layers) > 1:
+            return torch.stack([self.ask(gamma=float(gamma)).maps for gamma in strengths])
+        plain, full = self.ask(gamma=0.0).signed, self.ask(gamma=1.0).signed
+        signed = plain - strengths.to(plain)[:, None, None, None] * (plain - full)
+        return positive(upsample(signed.flatten(0, 1), self.setting.image_size)).unflatten(0, signed.shape[:2])
+
     def plot(self, image: Any = None, example: Any = None, *, preprocess: Preprocess | None = None) -> Figure:
         """The panel as a matplotlib figure: photo, plain, finer, finer against the closest class, signed difference.
 
@@ -270,6 +294,27 @@ class Explanation:
                 "this explanation was read from a file and cannot pick new classes; explain the images again"
             )
         return self.asker
+
+
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """One explanation of the images of several that were asked alike, without the images."""
+    if len(parts) == 1:
+        return replace(parts[0], images=None)
+    views = zip(*(part.seen for part in parts), strict=True)
+    return replace(
+        parts[0],
+        contrast=Contrast(
+            torch.cat([part.target for part in parts]),
+            stacked([part.references for part in parts], NONE),
+            torch.cat([part.gamma for part in parts]),
+            parts[0].contrast.weights,
+        ),
+        signed=torch.cat([part.signed for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        similarity=stacked([part.similarity for part in parts], torch.nan),
+        images=None,
+        seen=tuple((of_view[0][0], joined_evidence([evidence for _, evidence in of_view])) for of_view in views),
+    )
 
 
 def per_sample_gamma(gamma: float | Tensor | list[float], count: int) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from finercam.layers import unwrap
 
-__all__ = ["linear_head"]
+__all__ = ["find_head", "head_rows", "linear_head"]
 
 
 def linear_head(model: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
@@ -19,20 +19,38 @@ def linear_head(model: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | No
     >>> weight.shape, bias.shape
     (torch.Size([2, 6]), torch.Size([2]))
     """
+    head = find_head(model, num_classes)
+    return None if head is None else head_rows(head, num_classes)
+
+
+def find_head(model: nn.Module, num_classes: int) -> nn.Module | None:
+    """The module that makes the K logits, or None; its rows are `head_rows(module, num_classes)`."""
     model = unwrap(model)
-    embeddings = getattr(model, "class_embeddings", None)
-    if isinstance(embeddings, Tensor) and embeddings.ndim == 2 and embeddings.shape[0] == num_classes:
-        return embeddings.detach(), None
+    if _embeddings(model, num_classes) is not None:
+        return model
     heads = {name: m for name, m in model.named_modules() if _rows(m, num_classes) is not None}
     if not heads:
         return None
     # Distilled and auxiliary heads sit beside the classifier proper, and may be defined after it.
     main = {n: m for n, m in heads.items() if "dist" not in n.lower() and "aux" not in n.lower()}
-    head = _declared_head(model, heads) or list((main or heads).values())[-1]
+    return _declared_head(model, heads) or list((main or heads).values())[-1]
+
+
+def head_rows(head: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
+    """Weight rows (K, D) and bias (K,) or None of a module that `find_head` found."""
+    embeddings = _embeddings(head, num_classes)
+    if embeddings is not None:
+        return embeddings.detach(), None
     rows, bias = _rows(head, num_classes), getattr(head, "bias", None)
     if rows is None:
         return None
     return rows, bias.detach() if isinstance(bias, Tensor) and bias.shape == (num_classes,) else None
+
+
+def _embeddings(module: nn.Module, num_classes: int) -> Tensor | None:
+    embeddings = getattr(module, "class_embeddings", None)
+    fits = isinstance(embeddings, Tensor) and embeddings.ndim == 2 and embeddings.shape[0] == num_classes
+    return embeddings if fits else None
 
 
 def _declared_head(model: nn.Module, heads: dict[str, nn.Module]) -> nn.Module | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from finercam.errors import FinerCAMError
@@ -23,6 +22,7 @@ __all__ = [
     "predicted",
     "similar",
     "similarity",
+    "stacked",
 ]
 
 NONE = -1
@@ -97,15 +97,17 @@ def confused(matrix: Tensor, target: Tensor, count: int) -> Tensor:
     return highest(both.to(target.device)[target], target, count)
 
 
-def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int) -> Tensor:
+def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int, first: int = 0) -> Tensor:
     """The classes named by the caller, one list for each sample, ragged: ids `(N, T)` filled with -1.
+
+    Errors count the samples from `first`.
 
     >>> explicit([[1, 2], [0]], torch.tensor([0, 2]), 3)
     tensor([[ 1,  2],
             [ 0, -1]])
     """
     rows = []
-    for sample, (ids, own) in enumerate(zip(asked, target.tolist(), strict=True)):
+    for sample, (ids, own) in enumerate(zip(asked, target.tolist(), strict=True), first):
         for entry in ids:
             if not 0 <= entry < num_classes:
                 raise FinerCAMError(
@@ -124,10 +126,18 @@ def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int) -
     return padded.to(target.device)
 
 
+def stacked(parts: Sequence[Tensor], fill: float) -> Tensor:
+    """Rows `(n, T)` of several batches one under the other, filled up to the widest."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
+
+
 def similarity(weight: Tensor, target: Tensor) -> Tensor:
     """Cosine of the target's row of the head `(K, D)` with every row, in [-1, 1]: `(N, K)`."""
-    rows = F.normalize(weight.detach().float(), dim=1)
-    return rows[target] @ rows.T
+    rows = weight.detach().float()
+    # Lengths alone, not a copy of all rows scaled: the head is read once, and is the largest thing read here.
+    length = torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
+    return rows[target] @ rows.T / (length[target, None] * length)
 
 
 def highest(scores: Tensor, target: Tensor, count: int) -> Tensor:

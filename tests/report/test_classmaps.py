@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from finercam.methods import Method, get
+from finercam.methods import Method, get, is_linear
 from finercam.report.classes import Apart, with_rivals
-from finercam.report.classmaps import is_linear
 from finercam.report.content import BUDGET, page_of
 from finercam.report.pack import unpack
 

@@ -78,7 +78,7 @@ def explain(
         class_names=loaded.class_names,
         fusion=fusion,
         smooth=tuple(smooth) if smooth else None,
-        keep=None if html is None else RIVALS,
+        keep=None if html is None else RIVALS + 1,
         preset=preset,
     )
     question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}

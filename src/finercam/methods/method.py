@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+import torch
 from torch import Tensor
 
 from finercam.contrast import Contrast
@@ -13,7 +15,7 @@ from finercam.evidence import Evidence
 from finercam.methods import gather, rules
 from finercam.methods.source import Source
 
-__all__ = ["Method", "get", "names", "register"]
+__all__ = ["Method", "get", "is_linear", "names", "register"]
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 Gather = Callable[[Source, Contrast, Tensor], Evidence]
@@ -66,6 +68,25 @@ def get(method: str | Method) -> Method:
         known = ", ".join(_REGISTRY)
         raise FinerCAMError(f"method {method!r}: expected one of {known}.{suggest(str(method), _REGISTRY)}")
     return _REGISTRY[method]
+
+
+@cache
+def is_linear(method: Method) -> bool:
+    """Whether a method's signed map is linear in the gradients; by trial, so that registered methods get their due.
+
+    >>> [is_linear(get(name)) for name in ("gradcam", "xgradcam", "scorecam", "layercam", "eigengradcam")]
+    [True, True, True, False, False]
+    """
+    random = torch.Generator().manual_seed(0)
+    activations = torch.rand(1, 6, 5, 4, generator=random, dtype=torch.float64)
+    whole = (1, 6, 5, 4) if method.gather is gather.gradients else (1, 6, 1, 1)
+    one, other = (torch.randn(whole, generator=random, dtype=torch.float64) for _ in range(2))
+    try:
+        summed = method.rule(activations, one - 0.7 * other)
+        apart = method.rule(activations, one) - 0.7 * method.rule(activations, other)
+    except (RuntimeError, ValueError, IndexError):  # a rule made for one model's channels
+        return False
+    return torch.allclose(summed, apart, rtol=1e-6, atol=1e-9)
 
 
 def names() -> list[str]:

@@ -68,8 +68,8 @@ def _stacked(gradients: tuple[Tensor, ...]) -> Tensor:
     """
     corners = tuple(gradient[..., :1, :1] for gradient in gradients)
     far = tuple(gradient[..., -1:, -1:] for gradient in gradients)  # settles most other cases at a glance
-    if not all(torch.equal(one, other) for one, other in zip(corners, far, strict=True)) or not all(
-        bool((gradient == corner).all()) for gradient, corner in zip(gradients, corners, strict=True)
+    if not all(map(torch.equal, corners, far)) or not all(
+        torch.equal(gradient, corner.expand_as(gradient)) for gradient, corner in zip(gradients, corners, strict=True)
     ):
         return torch.stack(gradients, dim=1)
     return torch.stack(corners, dim=1).expand(-1, -1, -1, *gradients[0].shape[2:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from finercam.explanation import Explanation
 from finercam.maps import fuse
-from finercam.methods import Method, gather
+from finercam.methods import Method
 from finercam.report.classes import Apart
 from finercam.report.pack import pack, packed_length
 
-__all__ = ["ASKED", "GAMMAS", "Question", "grid", "is_linear", "linear", "linear_length"]
+__all__ = ["ASKED", "GAMMAS", "Question", "grid", "linear", "linear_length"]
 
 GAMMAS = tuple(round(step / 10, 1) for step in range(21))
 """Strengths at which a method that is not linear is computed beforehand."""
@@ -34,26 +33,6 @@ class Question:
 
     target: int
     against: int | str
-
-
-@cache
-def is_linear(method: Method) -> bool:
-    """Whether a method's signed map is linear in the gradients; by trial, so that registered methods get their due.
-
-    >>> from finercam.methods import get
-    >>> [is_linear(get(name)) for name in ("gradcam", "xgradcam", "scorecam", "layercam", "eigengradcam")]
-    [True, True, True, False, False]
-    """
-    random = torch.Generator().manual_seed(0)
-    activations = torch.rand(1, 6, 5, 4, generator=random, dtype=torch.float64)
-    whole = (1, 6, 5, 4) if method.gather is gather.gradients else (1, 6, 1, 1)
-    one, other = (torch.randn(whole, generator=random, dtype=torch.float64) for _ in range(2))
-    try:
-        summed = method.rule(activations, one - 0.7 * other)
-        apart = method.rule(activations, one) - 0.7 * method.rule(activations, other)
-    except (RuntimeError, ValueError, IndexError):  # a rule made for one model's channels
-        return False
-    return torch.allclose(summed, apart, rtol=1e-6, atol=1e-9)
 
 
 def linear(apart: Apart, method: Method, bits: int, asked: Explanation | None) -> dict[str, Any]:
