@@ -20,6 +20,7 @@ from finercam.errors import FinerCAMError
 from finercam.evaluation.ask import Ask, parse_ask
 from finercam.evaluation.maps import CONTROLS, Questions, controls, questions, signed_maps
 from finercam.evaluation.measures import Batch, Group, find_groups
+from finercam.evaluation.paper import paper_csv, paper_markdown, paper_rows
 from finercam.evaluation.shards import Shards, write_whole
 from finercam.evaluation.summary import CHANCE, CONTROL, Line, describe, markdown, summarise, to_csv
 from finercam.evaluation.truth import Truth, read_notes, read_truth
@@ -55,13 +56,14 @@ def evaluate(
 ) -> list[Line]:
     """Measure every method under every contrast on a dataset; writes `out` and returns the summary's lines.
 
-    Writes `parts/*.parquet` (a row a picture and map), `settings.json`, `summary.md`, `summary.csv` and
-    `summary.json`. Always beside them: the plain map, the controls (uniform, centred Gaussian, shuffled plain map;
+    Writes `parts/*.parquet` (a row a picture and map), `settings.json`, `summary.md`, `summary.csv`,
+    `summary.json`, and the paper's table of this dataset, `paper.md` and `paper.csv`. Always beside them: the plain map, the controls (uniform, centred Gaussian, shuffled plain map;
     random references as contrast "random" if asked for) and chance levels. One capture a picture serves all methods
     that gather the same evidence, and all contrasts. Stopped at any moment, the same call goes on.
 
-    `target` is "label" (as in the paper) or "prediction". Raises FinerCAMError before any work for an unknown name,
-    and for a dataset without the annotation that a metric needs.
+    The group "paper" stands for deletion, rd and, where the data have boxes or masks, localisation. `target` is
+    "label" (as in the paper) or "prediction". Raises FinerCAMError before any work for an unknown name, and for a
+    dataset without the annotation that a metric asked for by name needs.
     """
     asks = [parse_ask(text) for text in dict.fromkeys(("plain", *contrasts))]
     chosen = [method_registry.get(name) for name in methods]
@@ -74,19 +76,20 @@ def evaluate(
         fusion=fusion,
         class_names=model.class_names,
     )
-    _check_annotations(dataset, wanted, model.preprocess, count)
+    left_out = _lacking(dataset, wanted, groups, count)
+    wanted = {name: group for name, group in wanted.items() if name not in left_out}
     settings = {
         "dataset": dataset.name, "model": model.name, "layer": layer, "fusion": fusion, "methods": list(methods),
         "contrasts": [ask.name for ask in asks], "metrics": list(groups), "target": target, "fill": fill, "steps": steps,
         "tolerance": tolerance, "limit": count, "seed": seed, "preprocess": _short(model.preprocess),
         "rival": "sibling of the class" if hasattr(dataset, "siblings") else "other class",
         "finercam": _version(), "torch": torch.__version__.split("+")[0],
-    }  # fmt: skip
+    } | ({"left out": left_out} if left_out else {})  # fmt: skip
     shards = Shards(Path(out), settings, redo)
     left = sorted(set(range(count)) - shards.done())
     at = count - len(left)
     for loaded in loader(dataset, model.preprocess, batch_size, indices=left):
-        usable, notes, errors = _usable(dataset, loaded)
+        usable, notes, errors = _usable(dataset, loaded, target)
         rows: list[dict[str, Any]] = [{"index": i, "id": name, "error": why} for i, name, why in errors]
         if len(usable):
             rows += _measure(explain, dataset, usable, notes, asks, chosen, wanted, model.preprocess, settings)
@@ -98,10 +101,14 @@ def evaluate(
 
 
 def _usable(
-    dataset: ImageDataset, loaded: Loaded
+    dataset: ImageDataset, loaded: Loaded, target: str
 ) -> tuple[Loaded, dict[int, Annotation], list[tuple[int, str, str]]]:
-    """The pictures of a batch whose annotation can be read too; the others join its errors."""
+    """The pictures of a batch whose annotation can be read and whose target is known; the others join its errors."""
     notes, broken = read_notes(dataset, loaded.indices)
+    if target == "label":
+        for index, label in zip(loaded.indices, loaded.labels, strict=True):
+            if label is None and notes.pop(index, None) is not None:
+                broken[index] = "it has no label to be the target"
     errors = loaded.errors + [
         (index, name, broken[index])
         for index, name in zip(loaded.indices, loaded.ids, strict=True)
@@ -133,13 +140,14 @@ def _measure(
     images = loaded.images.to(next(explain.model.parameters()).device)
     source = explain.look(images)
     prediction = source.logits.argmax(1).cpu()
-    target = prediction if settings["target"] == "prediction" else torch.tensor(loaded.labels)
+    target = prediction if settings["target"] == "prediction" else _labels(loaded, source.logits.shape[1])
     seeds = [settings["seed"] * 1_000_003 + index for index in loaded.indices]
     of_class = getattr(dataset, "siblings", None)
     siblings = None if of_class is None else [of_class(int(c)) for c in target]
     found = questions(explain, source, target, asks, siblings, seeds)
     size = (images.shape[2], images.shape[3])
-    truth = read_truth(dataset, notes, loaded.sizes, found.rivals["rival"].tolist(), prepare, size)
+    rivals = found.rivals["rival"].tolist()
+    truth = read_truth(dataset, notes, loaded.sizes, rivals, prepare, size, "contrastive" in groups)
     batch = _batch(explain, images, target, found, truth, prepare, settings)
     base = [
         {"index": i, "id": name, "label": label, "prediction": int(p), "probability": float(s), "rival": int(d)}
@@ -166,6 +174,14 @@ def _measure(
         if group.chance is not None:
             rows += _rows(base, CHANCE, "", group.chance(batch))
     return rows
+
+
+def _labels(loaded: Loaded, num_classes: int) -> Tensor:
+    """Labels `(N,)`; a list file's numbers have no names by which a wrong model would have been noticed before."""
+    for name, label in zip(loaded.ids, loaded.labels, strict=True):
+        if label is None or not 0 <= label < num_classes:
+            raise FinerCAMError(f"{name} has label {label}, and the model has classes 0 to {num_classes - 1}")
+    return torch.tensor(loaded.labels)
 
 
 def _batch(
@@ -223,6 +239,9 @@ def _finish(
     names = list(dict.fromkeys(line.metric for line in lines))
     write_whole(shards.out / "summary.md", markdown(lines, names, setting))
     write_whole(shards.out / "summary.csv", to_csv(lines))
+    table_of_paper = paper_rows(lines, settings)
+    write_whole(shards.out / "paper.md", paper_markdown(table_of_paper, setting))
+    write_whole(shards.out / "paper.csv", paper_csv(table_of_paper))
     found = {"setting": setting, "settings": settings, "lines": [vars(line) for line in lines]}
     write_whole(shards.out / "summary.json", json.dumps(found, indent=1).replace("NaN", "null"))
     return lines
@@ -245,15 +264,27 @@ def _check_target(target: str, dataset: ImageDataset, model: LoadedModel) -> Non
         )
 
 
-def _check_annotations(dataset: ImageDataset, groups: dict[str, Group], prepare: Preprocess, count: int) -> None:
-    if not any(group.needs for group in groups.values()) or count == 0:
-        return
-    some = [dataset[i].annotation for i in range(min(count, 8))]
-    located = any(note.box is not None or "object" in note.masks for note in some)
+def _lacking(dataset: ImageDataset, groups: dict[str, Group], asked: Sequence[str], count: int) -> dict[str, str]:
+    """The groups that the data cannot give, with what they need; an error if one of them was asked for by its name."""
+    found: dict[str, str] = {}
     for name, group in groups.items():
-        lacking = not hasattr(dataset, "contrast_mask") if name == "contrastive" else not located
-        if group.needs and lacking:
+        if not group.needs or count == 0:
+            continue
+        there = hasattr(dataset, "contrast_mask") if name == "contrastive" else _located(dataset, count)
+        if not there and name in asked:
             raise FinerCAMError(f"metric {name!r} needs {group.needs}, and {dataset.name} has none; leave it out")
+        if not there:
+            found[name] = group.needs
+    return found
+
+
+def _located(dataset: ImageDataset, count: int) -> bool:
+    """Whether some picture has a box or an object mask; in some datasets only few do, and annotations can be broken."""
+    for index in range(0, count, -(-count // 256)):
+        notes, _ = read_notes(dataset, [index])
+        if any(note.box is not None or "object" in note.masks for note in notes.values()):
+            return True
+    return False
 
 
 def _fill(name: str, prepare: Preprocess) -> metrics.Fill:

@@ -12,7 +12,7 @@ from finercam import metrics
 from finercam.errors import FinerCAMError, suggest
 from finercam.evaluation.truth import Truth
 
-__all__ = ["DIRECTION", "GROUPS", "Batch", "Group", "find_groups"]
+__all__ = ["DIRECTION", "GROUPS", "PAPER", "Batch", "Group", "find_groups"]
 
 Columns = dict[str, Tensor]
 
@@ -74,11 +74,11 @@ def _road(batch: Batch, maps: Tensor) -> Columns:
 
 
 def _localisation(batch: Batch, maps: Tensor) -> Columns:
-    assert batch.truth.objects is not None
-    objects = batch.truth.objects.to(maps.device)
+    objects = _known(batch.truth.objects, batch.images)
     iou = metrics.mask_iou(maps, objects, (0.25, 0.5))
     return {
         "energy": metrics.energy(maps, objects),
+        "energy in box": metrics.energy(maps, _known(batch.truth.boxes, batch.images)),
         "pointing": metrics.pointing(maps, objects, tolerance=batch.tolerance),
         "iou@25%": iou[:, 0],
         "iou@50%": iou[:, 1],
@@ -86,10 +86,16 @@ def _localisation(batch: Batch, maps: Tensor) -> Columns:
 
 
 def _localisation_chance(batch: Batch) -> Columns:
-    assert batch.truth.objects is not None
-    share = metrics.mask_share(batch.truth.objects)
-    pointing = metrics.pointing_chance(batch.truth.objects, tolerance=batch.tolerance)
-    return {"energy": share, "pointing": pointing, "iou@25%": share, "iou@50%": share}
+    objects, boxes = (_known(masks, batch.images) for masks in (batch.truth.objects, batch.truth.boxes))
+    share, boxed = (metrics.mask_share(m).where(m.flatten(1).any(1), torch.nan) for m in (objects, boxes))
+    pointing = metrics.pointing_chance(objects, tolerance=batch.tolerance)
+    return {"energy": share, "energy in box": boxed, "pointing": pointing, "iou@25%": share, "iou@50%": share}
+
+
+def _known(masks: Tensor | None, images: Tensor) -> Tensor:
+    """Masks on the device; empty ones, which measures answer with NaN, where a batch has none at all."""
+    empty = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
+    return empty if masks is None else masks.to(images.device)
 
 
 def _contrastive(batch: Batch, maps: Tensor) -> Columns:
@@ -128,9 +134,15 @@ DIRECTION = {
 """Which way is better, by the first word of a column's name; none for the two that only describe."""
 
 
+PAPER = ("deletion", "rd", "localisation")
+"""What the paper's table is made of: the group "paper"."""
+
+
 def find_groups(names: list[str]) -> dict[str, Group]:
-    """The groups of that name; raises FinerCAMError naming the nearest ones."""
+    """The groups of that name, "paper" being those of the paper's table; raises FinerCAMError naming the nearest."""
+    known = ("paper", *GROUPS)
     for name in names:
-        if name not in GROUPS:
-            raise FinerCAMError(f"metric {name!r}: expected one of {', '.join(GROUPS)}.{suggest(name, GROUPS)}")
-    return {name: GROUPS[name] for name in names}
+        if name not in known:
+            raise FinerCAMError(f"metric {name!r}: expected one of {', '.join(known)}.{suggest(name, known)}")
+    every = [one for name in names for one in (PAPER if name == "paper" else (name,))]
+    return {name: GROUPS[name] for name in every}

@@ -14,7 +14,7 @@ import torch
 from finercam import metrics
 from finercam.evaluation.measures import DIRECTION
 
-__all__ = ["CHANCE", "CONTROL", "Line", "cell", "describe", "heading", "markdown", "summarise", "to_csv"]
+__all__ = ["CHANCE", "CONTROL", "Line", "cell", "describe", "heading", "markdown", "summarise", "surely", "to_csv"]
 
 CONTROL, CHANCE = "control", "chance"
 KEYS = ("index", "id", "label", "prediction", "probability", "rival", "method", "contrast", "error")
@@ -84,12 +84,16 @@ def cell(line: Line | None) -> str:
     """A mean, with ▲ or ▼ where it is surely better or worse than the plain map's."""
     if line is None:
         return ""
-    mark = ""
-    if _direction(line.metric) and not math.isnan(line.difference_low):
-        up = 1 if _direction(line.metric) == "up" else -1
-        gains = sorted((up * line.difference_low, up * line.difference_high))
-        mark = " ▲" if gains[0] > 0 else " ▼" if gains[1] < 0 else ""
-    return f"{line.mean:.3f}{mark}"
+    return f"{line.mean:.3f}{surely(line)}"
+
+
+def surely(line: Line) -> str:
+    """An arrow up where a line is surely better than the plain map, down where it is worse, by the interval."""
+    if not _direction(line.metric) or math.isnan(line.difference_low):
+        return ""
+    up = 1 if _direction(line.metric) == "up" else -1
+    gains = sorted((up * line.difference_low, up * line.difference_high))
+    return " ▲" if gains[0] > 0 else " ▼" if gains[1] < 0 else ""
 
 
 def to_csv(lines: Sequence[Line]) -> str:

@@ -18,13 +18,14 @@ __all__ = ["Truth", "read_notes", "read_truth"]
 
 @dataclass(frozen=True)
 class Truth:
-    """`objects (N, H, W)` from masks or boxes, `telling (N, H, W)` for each picture's rival; None where unknown.
+    """`objects (N, H, W)` from masks, or else from boxes; `boxes (N, H, W)` from boxes alone; `telling (N, H, W)` for
+    each picture's rival; None where unknown of the whole batch.
 
     A picture without its own annotation has an empty mask, which every measure answers with NaN.
     """
 
     objects: Tensor | None
-    objects_are: str
+    boxes: Tensor | None
     telling: Tensor | None
 
 
@@ -47,31 +48,28 @@ def read_truth(
     rivals: Sequence[int],
     prepare: Preprocess,
     size: tuple[int, int],
+    with_telling: bool = True,
 ) -> Truth:
     """What is known of the pictures of `notes`, `(width, height)` each, in pixels of their tensors `size` (H, W)."""
-    contrast_mask = getattr(dataset, "contrast_mask", None)
-    objects, telling = [], []
+    contrast_mask = getattr(dataset, "contrast_mask", None) if with_telling else None
+    objects, boxes, telling = [], [], []
     for (index, note), picture, rival in zip(notes.items(), pictures, rivals, strict=True):
         masks = {"object": note.masks["object"]} if "object" in note.masks else {}
         if contrast_mask is not None and rival >= 0:
             masks["telling"] = np.asarray(contrast_mask(index, rival), dtype=bool)
         placed = prepare.annotation(Annotation(box=note.box, masks=masks), picture)
-        objects.append(_object(placed, size))
+        boxes.append(_box(placed, size))
+        objects.append(placed.masks.get("object", boxes[-1]))
         telling.append(placed.masks.get("telling"))
-    masked = any("object" in note.masks for note in notes.values())
     return Truth(
         objects=_stack(objects, size) if any(o is not None for o in objects) else None,
-        objects_are="mask" if masked else "box",
+        boxes=_stack(boxes, size) if any(b is not None for b in boxes) else None,
         telling=None if contrast_mask is None else _stack(telling, size),
     )
 
 
-def _object(note: Annotation, size: tuple[int, int]) -> np.ndarray | None:
-    if "object" in note.masks:
-        return note.masks["object"]
-    if note.box is None:
-        return None
-    return metrics.box_masks(torch.tensor([note.box]), size)[0].numpy()
+def _box(note: Annotation, size: tuple[int, int]) -> np.ndarray | None:
+    return None if note.box is None else metrics.box_masks(torch.tensor([note.box]), size)[0].numpy()
 
 
 def _stack(masks: Sequence[np.ndarray | None], size: tuple[int, int]) -> Tensor:
