@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from benchmarks import birds
 
 from finercam import metrics
 from finercam.data.batches import loader
@@ -114,7 +115,7 @@ def strategy_table(study: Study) -> str:
     rows = []
     for model in MODELS:
         asks = [f"{p}:{t}:1" for p in picks for t in (1, 3) if not (p == "rival" and t == 3)]
-        lines = study.run("strategy", model, methods=["gradcam", "layercam"], contrasts=asks)
+        lines = study.run("strategy", model, methods=["gradcam"], contrasts=asks)
         rows += _block(lines, [("gradcam",), ("plain", *asks)], model)
     return _table(("model", "method", "contrast", *HEAD), rows)
 
@@ -225,37 +226,56 @@ def heads_table(study: Study) -> str:
     """The paper's set-up: the features frozen, a linear head fitted on top, more or less regularised."""
     from sklearn.linear_model import LogisticRegression
 
-    loaded = load_model("fieldguide/cnn")
     train, test = Fieldguide(4000, seed=SEED + 1), Fieldguide(1000, seed=SEED + 2)
-    pooled = [_pooled(loaded, pictures) for pictures in (train, test)]
     labels = [pictures.labels(range(len(pictures))) for pictures in (train, test)]
-    scale = pooled[0].std(0).clamp(min=1e-6)
+    asks = ["paper", "similar:3:1", "predicted:3:0.6", "pair"]
     rows = []
-    for strength in (0.01, 0.1, 1.0, 10.0, 100.0):
-        fitted = LogisticRegression(C=strength, max_iter=2000).fit((pooled[0] / scale).numpy(), labels[0])
-        model = copy.deepcopy(loaded.model)
-        with torch.no_grad():
-            model.head.weight.copy_(torch.from_numpy(fitted.coef_).float() / scale)
-            model.head.bias.copy_(torch.from_numpy(fitted.intercept_).float())
-        accuracy = fitted.score((pooled[1] / scale).numpy(), labels[1])
-        study.models["refitted"] = dataclasses.replace(loaded, model=model, name=f"cnn, head C={strength:g}")
-        asks = ["paper", "similar:3:1", "predicted:3:0.6", "pair"]
-        lines = study.run(f"head-{strength:g}", "refitted", methods=["gradcam"], contrasts=asks)
-        cosine = torch.nn.functional.normalize(model.head.weight, dim=1)
-        near = (cosine @ cosine.T).fill_diagonal_(-1).amax(1).mean()
-        energies = [_get(lines, "gradcam", ask, ENERGY) for ask in ("plain", *asks)]
-        rows.append(
-            [
-                f"{strength:g}",
-                f"{accuracy:.3f}",
-                f"{near:.2f}",
-                *(f"{e.mean:.3f}" for e in energies),
-                _ratio(energies[-1]),
-            ]
-        )
-    head = ("1 / weight decay", "accuracy", "cosine to the nearest class", "plain", "paper", "similar:3:1",
-            "predicted:3:0.6", "pair", "pair / plain")  # fmt: skip
+    for trained, backbone in (("species", load_model("fieldguide/cnn")), ("attributes", attribute_backbone(study))):
+        pooled = [_pooled(backbone, pictures) for pictures in (train, test)]
+        scale = pooled[0].std(0).clamp(min=1e-6)
+        for strength in (0.01, 0.1, 1.0, 10.0, 100.0):
+            fitted = LogisticRegression(C=strength, max_iter=2000).fit((pooled[0] / scale).numpy(), labels[0])
+            model = copy.deepcopy(backbone.model)
+            with torch.no_grad():
+                model.head.weight.copy_(torch.from_numpy(fitted.coef_).float() / scale)
+                model.head.bias.copy_(torch.from_numpy(fitted.intercept_).float())
+            accuracy = fitted.score((pooled[1] / scale).numpy(), labels[1])
+            study.models["refitted"] = dataclasses.replace(
+                backbone, model=model, name=f"cnn on {trained}, head C={strength:g}"
+            )
+            lines = study.run(f"head-{trained}-{strength:g}", "refitted", methods=["gradcam"], contrasts=asks)
+            cosine = torch.nn.functional.normalize(model.head.weight, dim=1)
+            near = (cosine @ cosine.T).fill_diagonal_(-1).amax(1).mean()
+            energies = [_get(lines, "gradcam", ask, ENERGY) for ask in ("plain", *asks)]
+            numbers = [f"{strength:g}", f"{accuracy:.3f}", f"{near:.2f}", *(f"{e.mean:.3f}" for e in energies)]
+            rows.append([trained, *numbers, _ratio(energies[-1])])
+    head = ("features learnt from", "1 / weight decay", "accuracy", "cosine to the nearest class", "plain", "paper",
+            "similar:3:1", "predicted:3:0.6", "pair", "pair / plain")  # fmt: skip
     return _table(head, rows)
+
+
+def attribute_backbone(study: Study) -> LoadedModel:
+    """The CNN taught the parts' attributes and never a species, as general features are; trained once and kept."""
+    from safetensors.torch import load_file
+
+    from finercam.data.fieldguide.train import train
+
+    out = study.out / "attributes"
+    if not (out / "model.safetensors").exists():
+        train(
+            "cnn", out, seed=1, passes=64_000, fresh=200, species=0.0, log=lambda line: print(line, file=sys.stderr)
+        )
+    loaded = load_model("fieldguide/cnn")
+    loaded.model.load_state_dict({key: value.float() for key, value in load_file(out / "model.safetensors").items()})
+    return loaded
+
+
+def birds_table(study: Study) -> str:
+    """Photographs: what the guides name, against its sibling; a hand-drawn box each, so cases and no statistics."""
+    if not birds.FOLDER.is_dir():
+        return f"(the photographs are not there: {birds.FOLDER.name})\n"
+    rows = birds.rows()
+    return _table(("photograph", "against", "box", "its share of the picture", *birds.ASKED), rows)
 
 
 def _pooled(loaded: LoadedModel, pictures: Fieldguide) -> torch.Tensor:
@@ -299,6 +319,7 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "rd": rd_table,
     "presence": presence_table,
     "heads": heads_table,
+    "birds": birds_table,
 }
 
 

@@ -12,24 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.birds import (
+    BEAK,
+    CHICKADEE_HEAD,
+    CHICKADEE_TAIL,
+    CHICKADEE_WING,
+    FOLDED_WING,
+    HEAD,
+    WING_BARS,
+    inside,
+)
+from benchmarks.birds import FOLDER as BIRDS
 from typer.testing import CliRunner
 
 from finercam.cli import app
 from finercam.images import Preprocess
 
-BIRDS = Path(__file__).parents[2] / "shared" / "data" / "inat-birds"
 pytestmark = [
     pytest.mark.birds,
     pytest.mark.skipif(not BIRDS.is_dir(), reason="../shared/data/inat-birds is not there"),
 ]
-
-BEAK = (0.13, 0.06, 0.39, 0.22)
-HEAD = (0.13, 0.04, 0.62, 0.27)
-WING_BARS = (0.62, 0.27, 0.92, 0.58)
-FOLDED_WING = (0.58, 0.25, 0.92, 0.60)
-CHICKADEE_WING = (0.21, 0.40, 0.68, 0.62)
-CHICKADEE_HEAD = (0.07, 0.22, 0.33, 0.45)
-CHICKADEE_TAIL = (0.62, 0.52, 0.95, 0.66)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +74,6 @@ def explained(model, tmp_path_factory):
         return done[key]
 
     return one
-
-
-def inside(box, shape) -> np.ndarray:
-    left, top, right, bottom = box
-    y, x = ((np.arange(side) + 0.5) / side for side in shape)
-    return ((y >= top) & (y <= bottom))[:, None] & ((x >= left) & (x <= right))[None]
 
 
 def energy(evidence: np.ndarray, box) -> float:

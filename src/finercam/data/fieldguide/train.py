@@ -70,14 +70,16 @@ def train(
     fresh: int = 4_000,
     workers: int = 2,
     bfloat16: bool = True,
+    species: float = 1.0,
     commit: str = "",
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train `"cnn"`, `"resnet"` or `"vit"` and write `model.safetensors` (float16) and `config.json` to `out_dir`.
 
     The recipe's training pictures of seed `seed` are painted first and kept in memory (49 KB each); `images` and
-    `passes` override the recipe's; accuracy is measured on `fresh` pictures of another seed with the weights as stored, and returned
-    with its 95 % Wilson interval in the training record. The number of threads is PyTorch's own
+    `passes` override the recipe's; accuracy is measured on `fresh` pictures of another seed with the weights as
+    stored, and returned with its 95 % Wilson interval in the training record. `species` weighs the loss of the species:
+    with 0 only the parts' attributes are learnt, which gives a backbone for a linear head to be fitted on. The number of threads is PyTorch's own
     (`torch.set_num_threads`); `bfloat16` halves the time on processors that have it.
     """
     import torch
@@ -98,7 +100,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ARCHITECTURES[model_name](len(SPECIES), **options)
-        model = _fit(model, recipe, pixels, parts, labels, seed, passes, bfloat16, log)
+        model = _fit(model, recipe, pixels, parts, labels, seed, passes, bfloat16, species, log)
     minutes = (time.perf_counter() - begin) / 60
     if isinstance(model, PatchCNN):
         model, options = model.folded(), {}
@@ -117,6 +119,7 @@ def train(
         "steps": passes // recipe.batch,
         "recipe": vars(recipe),
         "bfloat16": bfloat16,
+        "species": species,
         "torch": torch.__version__,
         "minutes": round(minutes, 1),
         "accuracy": round(share, 4),
@@ -216,6 +219,7 @@ def _fit(
     seed: int,
     passes: int,
     bfloat16: bool,
+    species: float,
     log: Callable[[str], None],
 ) -> nn.Module:
     import torch
@@ -266,7 +270,7 @@ def _fit(
                 reader, seen[0], codes[truth[:, None, None], seen_parts.long()], weight, step, bfloat16
             )
         optimizer.zero_grad()
-        (loss + recipe.parts * extra).backward()
+        (species * loss + recipe.parts * extra).backward()
         nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         schedule.step()
