@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finercam.explainer import FinerCAM
     from finercam.explanation import Explanation
     from finercam.models import load_model
+    from finercam.run import open_run
     from finercam.zeroshot import ZeroShotClassifier
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "load_model",
     "methods",
     "metrics",
+    "open_run",
     "plot",
     "references",
 ]
@@ -37,6 +39,7 @@ _LATER = {
     "load_model": ("finercam.models", "load_model"),
     "methods": ("finercam.methods", None),
     "metrics": ("finercam.metrics", None),
+    "open_run": ("finercam.run", "open_run"),
     "plot": ("finercam.plot", None),
     "references": ("finercam.references", None),
 }

@@ -18,6 +18,7 @@ from finercam.commands.fieldguide import fieldguide
 from finercam.commands.methods import methods
 from finercam.commands.models import models
 from finercam.commands.probe import probe
+from finercam.commands.run import run
 from finercam.errors import FinerCAMError
 
 __all__ = ["app", "main"]
@@ -79,6 +80,7 @@ app.command()(explain)
 app.command()(evaluate)
 app.command()(concept)
 app.command()(probe)
+app.command()(run)
 app.command()(demo)
 app.command()(models)
 app.command()(methods)

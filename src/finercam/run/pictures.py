@@ -1,0 +1,78 @@
+"""Pictures decoded and preprocessed ahead of the model, in the order of the list; a bad one never stops a thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from finercam.errors import FinerCAMError
+from finercam.run.lists import Entry
+from finercam.run.source import NoPicture, Source
+
+if TYPE_CHECKING:
+    from finercam.images import Preprocess
+
+__all__ = ["Read", "read_ahead"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """An entry with its tensor `(3, H, W)`, or with what became of it (`status`, `error`)."""
+
+    entry: Entry
+    tensor: Tensor | None = None
+    status: str = ""
+    error: str = ""
+    digest: str | None = None
+    size: tuple[int, int] | None = None
+    bytes: int | None = None
+    modified_ns: int | None = None
+
+
+def read_ahead(
+    source: Source, preprocess: Preprocess, entries: Iterable[Entry], threads: int, ahead: int
+) -> Iterator[Read]:
+    """Read entries in their order, up to `ahead` of them before they are asked for; 0 threads: none."""
+    if threads < 1:
+        for entry in entries:
+            yield _read(source, preprocess, entry)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="finercam-read")
+    waiting: deque[Future[Read]] = deque()
+    try:
+        for entry in entries:
+            waiting.append(pool.submit(_read, source, preprocess, entry))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # also when the caller stops early
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(source: Source, preprocess: Preprocess, entry: Entry) -> Read:
+    if entry.skip is not None:
+        return Read(entry, None, *entry.skip)
+    found = None
+    try:
+        found = source.open(entry.position, entry.path)
+        tensor = preprocess(found.image)
+        return Read(entry, tensor, "", "", found.digest, found.image.size, found.bytes, found.modified_ns)
+    except NoPicture as error:
+        status, reason = error.status, str(error)
+    except MemoryError:
+        status, reason = "out_of_memory", "the picture does not fit into memory"
+    except Exception as error:  # decoders raise almost anything on broken data
+        status, reason = "unreadable", " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, FinerCAMError):
+            reason = f"{type(error).__name__}: {reason}"
+    if found is not None:
+        return Read(entry, None, status, reason, found.digest, found.image.size, found.bytes, found.modified_ns)
+    size, modified = (None, None) if status == "refused" else source.state(entry.position, entry.path)
+    digest = None if size is None else source.digest(entry.position, entry.path)
+    return Read(entry, None, status, reason, digest, None, size, modified)

@@ -1,0 +1,210 @@
+"""Explanations out of rows: kept maps take the place of evidence, so that questions need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finercam import references as strategies
+from finercam.contrast import Contrast
+from finercam.errors import FinerCAMError
+from finercam.evidence import Evidence, NotKept
+from finercam.explanation import Explanation, Setting
+from finercam.methods import Method, get
+from finercam.methods.gather import gradients
+from finercam.names import shared_or_per_sample
+from finercam.references import NONE, References
+from finercam.run.settings import Settings
+from finercam.views import IDENTITY
+
+__all__ = ["ClassMaps", "StrengthMaps", "answers"]
+
+
+@dataclass(frozen=True)
+class ClassMaps(Evidence):
+    """Maps of single classes as evidence of one channel: activation 1, gradients `(N, M, 1, h, w)` the maps.
+
+    A linear method's map under a contrast is the same combination of its maps of the classes.
+    """
+
+    def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
+        if contrast.weights == "orthogonal":
+            raise NotKept("weights='orthogonal' needs the channels, and a run keeps a map a class: explain again")
+        return super().contrasted(contrast)
+
+    def sliced(self, at: slice) -> Evidence:
+        return ClassMaps(**vars(super().sliced(at)))
+
+
+@dataclass(frozen=True)
+class StrengthMaps(Evidence):
+    """Maps of one question at some strengths, `strengths (N, G, 1, h, w)`: what a method that is not linear keeps.
+
+    There are no gradients, so that nothing takes these maps for something that can be combined.
+    """
+
+    asked: Contrast | None = None
+    gammas: tuple[float, ...] = ()
+    strengths: Tensor | None = None
+
+    def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
+        asked, maps = self.asked, self.strengths
+        assert asked is not None and maps is not None
+        plain = bool((contrast.gamma == 0).all())
+        same = torch.equal(contrast.target, asked.target) and (
+            plain or (torch.equal(contrast.references, asked.references) and contrast.weights == asked.weights)
+        )
+        places = [self.gammas.index(g) if g in self.gammas else NONE for g in contrast.gamma.tolist()]
+        if not same or NONE in places:
+            kept = ", ".join(f"{gamma:g}" for gamma in self.gammas)
+            raise NotKept(
+                f"this method is not linear, and the run kept its map of the asked question at gamma {kept} only: "
+                "explain again, or run with --gammas for others"
+            )
+        chosen = maps[torch.arange(len(places)), torch.tensor(places, dtype=torch.long)]
+        return [(torch.ones_like(chosen), chosen)]
+
+    def sliced(self, at: slice) -> Evidence:
+        own, maps = self.asked, self.strengths
+        assert own is not None and maps is not None
+        asked = Contrast(own.target[at], own.references[at], own.gamma[at], own.weights)
+        return StrengthMaps(**vars(super().sliced(at)), asked=asked, gammas=self.gammas, strengths=maps[at])
+
+
+@dataclass(frozen=True)
+class StoredAsker:
+    """Settles which classes are meant, from names and stored logits alone."""
+
+    class_names: tuple[str, ...] | None
+
+    def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References:
+        if against is None:
+            ids, strategy = strategies.predicted(logits, target, count), "predicted"
+        else:
+            asked = shared_or_per_sample(against, len(target), self.class_names, logits.shape[1])
+            ids, strategy = strategies.explicit(asked, target, logits.shape[1]), "explicit"
+        return References(ids, torch.full(ids.shape, torch.nan), strategy)
+
+    def explain(self, images: Tensor, contrast: Contrast, references: References, setting: Setting) -> Explanation:
+        raise NotKept("a run has no model to ask; explain the images again")
+
+
+def answers(table: Any, settings: Settings) -> Iterator[tuple[Any, Explanation]]:
+    """Explanations of a table's rows that have one, with their rows: one for each size of input, grid and number kept.
+
+    Their logits are exact for the kept classes and, but for rounding, for the likeliest; the others share what is
+    left of the probability evenly, so that every softmax of a known class is right.
+    """
+    import pyarrow.compute as pc
+
+    table = table.filter(pc.is_valid(table.column("evidence"))).combine_chunks()
+    if not len(table):
+        return
+    lengths = [pc.list_value_length(table.column(name)).to_pylist() for name in ("kept_ids", "reference_ids", "grid")]
+    sizes = [table.column(name).to_pylist() for name in ("input_height", "input_width")]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    grids = table.column("grid").to_pylist()
+    for at, key in enumerate(zip(*sizes, *lengths, map(tuple, grids), strict=True)):
+        groups.setdefault(key, []).append(at)
+    for places in groups.values():
+        some = table if len(places) == len(table) else table.take(places)
+        yield some.drop_columns(["evidence"]), _answer(some, settings)
+
+
+def _answer(table: Any, settings: Settings) -> Explanation:
+    count = len(table)
+    kept, kept_logits = _matrix(table, "kept_ids", count), _matrix(table, "kept_logits", count).double()
+    target = torch.tensor(table.column("target_id").to_pylist(), dtype=torch.long)
+    references, similarity = _matrix(table, "reference_ids", count).long(), _matrix(table, "similarity", count)
+    grid = table.column("grid")[0].as_py()
+    shapes = list(zip(grid[::2], grid[1::2], strict=True))
+    slots = kept.shape[1] if settings.linear else len(settings.gammas)
+    flat = _matrix(table, "evidence", count)
+    if flat.shape[1] != slots * sum(h * w for h, w in shapes):
+        raise FinerCAMError(f"evidence of {flat.shape[1]} numbers for {slots} maps of {shapes}; the run is damaged")
+    scale = _matrix(table, "scale", count)
+    maps, begin = [], 0
+    for layer, (h, w) in enumerate(shapes):
+        end = begin + slots * h * w
+        maps.append(flat[:, begin:end].float().mul_(scale[:, layer, None]).view(count, slots, 1, h, w))
+        begin = end
+    logits = _logits(table, kept.long(), kept_logits, settings.num_classes)
+    gamma = torch.full((count,), settings.gamma, dtype=torch.float64)
+    contrast = Contrast(target, references, gamma, settings.weights)
+    ones = tuple(torch.ones(count, 1, h, w) for h, w in shapes)
+    size = (table.column("input_height")[0].as_py(), table.column("input_width")[0].as_py())
+    method = get(settings.method)
+    strategy = "explicit" if settings.against else settings.references
+    setting = Setting(
+        Method(method.name, _sum if settings.linear else _as_kept, _from_rows, method.summary),
+        settings.layers,
+        strategy,
+        settings.num_references,
+        settings.fusion,
+        size,
+        settings.class_names,
+    )
+    directions = torch.zeros(count, kept.shape[1], settings.num_classes, dtype=torch.float64)
+    directions.scatter_(2, kept.long()[:, :, None], 1.0)
+    # score methods took the empty input's score off the target's map alone, so another target is not theirs to answer
+    fixed = None if method.gather is gradients else target
+    if settings.linear:
+        evidence: Evidence = ClassMaps(logits, directions, ones, tuple(maps), None, fixed)
+    else:
+        evidence = StrengthMaps(logits, directions[:, :0], (), (), None, None, contrast, settings.gammas, maps[0])
+    return Explanation.of(
+        contrast,
+        References(references, similarity, strategy),
+        setting,
+        ((IDENTITY, evidence),),
+        logits=logits.float(),
+        asker=StoredAsker(settings.class_names),
+    )
+
+
+def _logits(table: Any, kept: Tensor, kept_logits: Tensor, classes: int) -> Tensor:
+    """`(N, K)` out of the likeliest classes, the kept ones and the total."""
+    count = len(table)
+    top, probabilities = _matrix(table, "top_ids", count).long(), _matrix(table, "top_probabilities", count).double()
+    total = torch.tensor(table.column("log_total").to_pylist(), dtype=torch.float64)
+    logits = torch.full((count, classes), -torch.inf, dtype=torch.float64)
+    logits.scatter_(1, top, probabilities.log() + total[:, None])
+    logits.scatter_(1, kept, kept_logits)
+    known = logits.isfinite()
+    unknown = classes - known.sum(1)
+    # what is left, but never more than the least of the likeliest has: rounding could make it so
+    left = (1 - (logits - total[:, None]).exp().sum(1)).clamp(min=1e-12) / unknown.clamp(min=1)
+    filler = torch.minimum(left.log() + total, logits.gather(1, top).amin(1))
+    filler = torch.where(filler.isfinite(), filler, total - 30)
+    return torch.where(known, logits, filler[:, None])
+
+
+def _matrix(table: Any, name: str, count: int) -> Tensor:
+    """A list column whose lists have one length, as `(N, length)`, without a Python object for every number."""
+    column = table.column(name).combine_chunks()
+    column = column.chunk(0) if hasattr(column, "chunk") else column
+    values = np.array(column.flatten().to_numpy(zero_copy_only=False))
+    if count == 0 or values.size % count:
+        raise FinerCAMError(f"column {name!r} has {values.size} numbers in {count} rows; the run is damaged")
+    return torch.from_numpy(values.reshape(count, -1))
+
+
+def _sum(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Maps that a run kept, combined under the contrast."""
+    return (gradients * activations).sum(dim=1)
+
+
+def _as_kept(activations: Tensor, gradients: Tensor) -> Tensor:
+    """A map that a run kept, as it is."""
+    if gradients.shape[1] != 1:
+        raise ValueError("kept maps are not combined")
+    return gradients[:, 0]
+
+
+def _from_rows(source: Any, contrast: Contrast, directions: Tensor) -> Evidence:
+    raise NotKept("a run has no model to gather from; explain the images again")
