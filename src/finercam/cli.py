@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from finercam.commands.app import app as web_app
 from finercam.commands.concept import concept
 from finercam.commands.demo import demo
 from finercam.commands.evaluate import evaluate
@@ -81,6 +82,7 @@ app.command()(evaluate)
 app.command()(concept)
 app.command()(probe)
 app.command()(run)
+app.command("app")(web_app)
 app.command()(demo)
 app.command()(models)
 app.command()(methods)

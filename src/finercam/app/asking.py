@@ -1,0 +1,230 @@
+"""Questions about one picture, as the page asks them: each gives a new answer and leaves the old one as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cache
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image
+
+from finercam.app.opened import ONE_AT_A_TIME, RIVALS, Opened, explainer
+from finercam.data.fieldguide import Fieldguide
+from finercam.errors import FinerCAMError
+from finercam.explainer import FinerCAM
+from finercam.explanation import Explanation
+from finercam.names import label
+from finercam.references import NONE
+from finercam.view.shown import shown
+
+__all__ = [
+    "STRATEGIES",
+    "Asked",
+    "Picture",
+    "ask",
+    "birds",
+    "gallery",
+    "look",
+    "pick",
+    "reverse",
+    "rivals",
+    "switch",
+    "truth",
+]
+
+GALLERY, SEED = 12, 4242
+STRATEGIES = ("predicted", "similar", "nearest", "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture and what to call it; `bird` is its place among the built-in ones."""
+
+    image: Image.Image
+    name: str
+    bird: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A picture, the model that was asked about it, and the answer; `photo (H, W, 3)` is what the maps lie on.
+
+    `seconds` is how long the answer took, and `ran` whether the model had to run for it. While `alone`, no rival is
+    ticked, and the plain map is shown.
+    """
+
+    picture: Picture
+    opened: Opened
+    answer: Explanation
+    photo: np.ndarray
+    texts: tuple[str, ...]
+    seconds: float
+    ran: bool
+    alone: bool = False
+
+    @property
+    def shown(self) -> Explanation:
+        """The answer that is to be seen and saved."""
+        return self.answer.plain if self.alone else self.answer
+
+    @property
+    def target(self) -> int:
+        return int(self.answer.target[0])
+
+    @property
+    def against(self) -> list[int]:
+        return [] if self.alone else [d for d in self.answer.references[0].tolist() if d != NONE]
+
+    @property
+    def classes(self) -> int:
+        return self.answer.logits.shape[1]
+
+    def name(self, index: int) -> str:
+        return label(index, self.answer.setting.class_names)
+
+    def probability(self, index: int) -> float:
+        return float(self.answer.probabilities[0, index])
+
+
+@cache
+def birds() -> Fieldguide:
+    """The birds of the gallery."""
+    return Fieldguide(GALLERY, seed=SEED)
+
+
+@cache
+def gallery() -> tuple[Picture, ...]:
+    """The built-in pictures, painted on first use; the same on every machine.
+
+    >>> gallery()[0].name
+    'Rusty-collared Stilter'
+    """
+    painted = birds()
+    return tuple(Picture(painted.image(i), painted.classes[painted.label(i)], i) for i in range(GALLERY))
+
+
+def look(
+    opened: Opened,
+    picture: Picture,
+    method: str,
+    strategy: str = "predicted",
+    count: int = 1,
+    gamma: float = 0.6,
+    weights: str = "mean",
+    texts: tuple[str, ...] = (),
+) -> Asked:
+    """Show a picture to a model: why its prediction, and not the rivals that the strategy picks?
+
+    An image–text model is asked about the first text against the last. Raises FinerCAMError where model, method,
+    strategy or texts do not fit.
+
+    >>> from finercam.app.opened import open_model
+    >>> asked = look(open_model("fieldguide/cnn"), gallery()[0], "gradcam")
+    >>> asked.ran, asked.name(asked.target)
+    (True, 'Rusty-collared Stilter')
+    >>> ask(asked, gamma=1.0).ran
+    False
+    """
+    began = perf_counter()
+    with ONE_AT_A_TIME:
+        explain = explainer(opened, method, texts)
+        pixels = opened.preprocess(picture.image)[None]
+        if opened.by_words:
+            answer = explain(pixels, target=0, against=[len(texts) - 1], gamma=gamma, weights=weights)
+        else:
+            explain = _picking(explain, strategy, count)
+            answer = explain(pixels, gamma=gamma, weights=weights)
+    photo = shown(answer, picture.image, opened.preprocess)[0]
+    return Asked(picture, opened, answer, photo, texts, perf_counter() - began, True)
+
+
+def ask(
+    asked: Asked,
+    *,
+    target: int | None = None,
+    against: Sequence[int] | None = None,
+    gamma: float | None = None,
+    weights: str | None = None,
+) -> Asked:
+    """Ask about the same picture again; a new target has its rivals picked anew where none are given.
+
+    The model runs only for classes that were not kept. No rival at all asks for the plain map.
+    """
+    if against is not None and not against:
+        return replace(asked, seconds=0.0, ran=False, alone=True)
+    rivals = None if against is None else [list(against)]
+    alone = asked.alone and target is None and against is None
+    return _asked(asked, lambda one: one.ask(target=target, against=rivals, gamma=gamma, weights=weights), alone)
+
+
+def pick(asked: Asked, strategy: str, count: int) -> Asked:
+    """Hold the same target against the rivals that a strategy picks."""
+
+    def again(answer: Explanation) -> Explanation:
+        assert isinstance(answer.asker, FinerCAM)
+        asker = _picking(answer.asker, strategy, count)
+        found = asker.choose(answer.logits.cpu().double(), answer.target, None, count)
+        picked = replace(answer, asker=asker).ask(against=found.ids)
+        return replace(picked, setting=replace(picked.setting, strategy=strategy, num_references=count))
+
+    return _asked(asked, again)
+
+
+def switch(asked: Asked, method: str) -> Asked:
+    """The same question by another method; the model runs only where that method gathers other evidence."""
+    return _asked(asked, lambda answer: answer.ask(method=method), asked.alone)
+
+
+def reverse(asked: Asked) -> Asked:
+    """Why would it be the first rival, and not the target?"""
+    if not asked.against:
+        raise FinerCAMError("the question has no rival, so it cannot be reversed; choose one")
+    return _asked(asked, lambda answer: answer.reverse())
+
+
+def rivals(asked: Asked) -> list[int]:
+    """The classes to offer: those asked about, then the likeliest, in the order of their logits."""
+    logits = asked.answer.logits[0]
+    likely = [d for d in logits.topk(min(RIVALS + 1, asked.classes)).indices.tolist() if d != asked.target]
+    offered = set(asked.against) | set(likely[: max(RIVALS, len(asked.against))])
+    return sorted(offered, key=lambda d: -float(logits[d]))
+
+
+def truth(asked: Asked) -> tuple[float, float, tuple[str, ...]] | None:
+    """Where the deciding pixels are known: the plain and the finer map's share on them in [0, 1], and the parts.
+
+    For a built-in picture of the target, held against one species of its genus.
+    """
+    from finercam.metrics import energy
+
+    painted, at = birds(), asked.picture.bird
+    if at is None or list(asked.opened.class_names or ()) != painted.classes or len(asked.against) != 1:
+        return None
+    rival = asked.against[0]
+    if asked.target != painted.label(at) or rival not in painted.siblings(asked.target):
+        return None
+    mask = asked.opened.preprocess.mask(painted.contrast_mask(at, rival), asked.picture.image.size)
+    where = torch.from_numpy(mask)[None]
+    plain, finer = (float(energy(one.maps.cpu(), where)[0]) for one in (asked.answer.plain, asked.answer))
+    return plain, finer, painted.telling_parts(asked.target, rival)
+
+
+def _asked(asked: Asked, question: Callable[[Explanation], Explanation], alone: bool = False) -> Asked:
+    began = perf_counter()
+    with ONE_AT_A_TIME:
+        answer = question(asked.answer)
+    ran = answer.seen is not asked.answer.seen
+    return replace(asked, answer=answer, seconds=perf_counter() - began, ran=ran, alone=alone)
+
+
+def _picking(explain: FinerCAM, strategy: str, count: int) -> FinerCAM:
+    """The same explainer, with another way to pick references."""
+    if strategy not in STRATEGIES:
+        raise FinerCAMError(f"references={strategy!r}: expected one of {', '.join(STRATEGIES)}")
+    other = copy(explain)
+    other.references, other.num_references = strategy, max(1, int(count))
+    return other

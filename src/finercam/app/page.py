@@ -1,0 +1,338 @@
+"""The page: what is clicked becomes a question, and what is answered becomes what is shown. Needs gradio."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from finercam import methods
+from finercam.app import asking, views
+from finercam.app.asking import STRATEGIES, Asked, Picture
+from finercam.app.files import KINDS
+from finercam.app.opened import model_choices, open_model, read_texts
+from finercam.errors import FinerCAMError
+from finercam.images import read_image
+
+__all__ = ["MAX_BYTES", "Page", "asset", "theme"]
+
+MAX_BYTES, MAX_PIXELS = 20_000_000, 32_000_000
+"""Largest upload, on the disk and decoded."""
+
+KEPT_SECONDS = 1800
+"""How long an idle visitor's picture stays in memory."""
+
+TEXTS = "red crest, white wing bar, heavy beak, bird"
+SAVE = """() => {
+    const save = () => document.querySelector("#save a, #save button, button#save, a#save")?.click()
+    setTimeout(save, 250)
+}"""
+
+Update = dict[Any, Any]
+
+
+class Page:
+    """The page's parts and what happens between them; `blocks` is gradio's.
+
+    `models` are offered besides the built-in ones. Only where `typed` can visitors name any other model: it may be a
+    folder of this machine, or a download. `folder` is where files to take along are written, for a minute.
+    """
+
+    def __init__(self, models: Sequence[str] = (), typed: bool = True, folder: Path | None = None) -> None:
+        self.models = model_choices(models)
+        self.typed = typed
+        self.folder = Path(tempfile.gettempdir()) if folder is None else folder
+        with gr.Blocks(
+            title="finercam: why this class and not that one?", analytics_enabled=False, delete_cache=(60, 600)
+        ) as self.blocks:
+            self.asked = gr.State(None, time_to_live=KEPT_SECONDS)
+            self._parts()
+            self._events()
+
+    # --- what there is to see
+
+    def _parts(self) -> None:
+        gr.HTML(
+            "<header><h1>finercam</h1><p>Why this class, and not that one? Click a rival, drag γ, and see what decides.</p>"
+            "</header>"
+        )
+        with gr.Row(elem_id="pick", equal_height=True):
+            self.upload = gr.File(
+                label="Your photo", show_label=False, file_types=["image"], height=100, scale=1, min_width=190,
+                elem_id="drop",
+            )  # fmt: skip
+            self.gallery = gr.Gallery(
+                [(one.image, one.name) for one in asking.gallery()], label="Built-in pictures", show_label=False,
+                columns=12, rows=1, height=100, allow_preview=False, object_fit="cover", interactive=False, buttons=[],
+                format="png", scale=5, min_width=280, elem_id="gallery", container=False,
+            )  # fmt: skip
+        self.notice = gr.HTML(visible=False, elem_id="notice")
+        self.headline = gr.HTML("<h2>…</h2>", elem_id="headline")
+        with gr.Row(elem_id="work"):
+            with gr.Column(scale=7, min_width=320, elem_id="look"):
+                with gr.Row(elem_id="stage"):
+                    self.plain = gr.HTML(elem_id="plain", min_height=200)
+                    self.finer = gr.HTML(elem_id="finer", min_height=200)
+                self.gamma = gr.Slider(
+                    0, 2, 0.6, step=0.05, label="γ", info="strength of the contrast: 0 is the plain map", buttons=[],
+                    elem_id="gamma",
+                )  # fmt: skip
+                self.view = gr.Radio(
+                    [(view.capitalize(), view) for view in views.VIEWS], value="overlay", show_label=False,
+                    label="View", container=False, elem_id="view",
+                )  # fmt: skip
+                self.told = gr.HTML(elem_id="told")
+                with gr.Row(elem_id="which"):
+                    self.model = gr.Dropdown(
+                        self.models, value=self.models[0], label="Model", allow_custom_value=self.typed, min_width=200,
+                        info="or type timm/<name>, or a model folder" if self.typed else "the ones offered here",
+                        elem_id="model",
+                    )  # fmt: skip
+                    self.method = gr.Dropdown(
+                        _methods(False), value="gradcam", label="Method", info="how evidence becomes a map",
+                        min_width=200, elem_id="method",
+                    )  # fmt: skip
+            with gr.Column(scale=5, min_width=300, elem_id="ask"):
+                self.texts = gr.Textbox(
+                    TEXTS, label="Look for", info="texts separated by commas; the first is held against the last",
+                    visible=False, submit_btn="Look", max_length=2000, elem_id="texts",
+                )  # fmt: skip
+                self.target = gr.Dropdown([], label="Why", filterable=True, elem_id="target")
+                self.rivals = gr.CheckboxGroup([], label="and not", elem_id="rivals")
+                self.other = gr.Dropdown(
+                    [], value=None, label="and not another class", filterable=True, elem_id="other"
+                )
+                self.reverse = gr.Button("⇄ Ask the reverse question", size="md", elem_id="reverse")
+                with gr.Accordion("How rivals are picked", open=False, elem_id="settings"), gr.Row():
+                    self.strategy = gr.Dropdown(
+                        list(STRATEGIES), value="predicted", label="References", min_width=110, elem_id="strategy"
+                    )
+                    self.count = gr.Dropdown(
+                        [1, 2, 3, 4, 5], value=1, label="How many", min_width=90, elem_id="count"
+                    )
+                    self.weights = gr.Dropdown(
+                        ["mean", "probability", "orthogonal"], value="mean", label="Weights", min_width=110,
+                        elem_id="weights",
+                    )  # fmt: skip
+                with gr.Row(elem_id="files"):
+                    self.buttons = {kind: gr.Button(kind, size="sm", min_width=90) for kind in KINDS}
+        self.file = gr.DownloadButton("", visible="hidden", elem_id="save")
+
+    def _shown(self, asked: Asked, view: str) -> Update:
+        """All that depends on the answer."""
+        return {
+            self.asked: asked,
+            self.notice: gr.update(visible=False),
+            self.headline: views.headline(asked),
+            self.plain: views.plain(asked, view),
+            self.finer: views.finer(asked, view),
+            self.told: views.told(asked),
+            self.rivals: gr.update(choices=views.choices(asked), value=asked.against),
+            self.target: gr.update(value=asked.target),
+        }
+
+    def _fresh(self, asked: Asked, view: str) -> Update:
+        """What a new picture or model changes besides: the classes there are."""
+        names = [(views.short(asked.name(index)), index) for index in range(asked.classes)]
+        return {
+            **self._shown(asked, view),
+            self.target: gr.update(choices=names, value=asked.target),
+            self.other: gr.update(choices=names, value=None),
+            self.texts: gr.update(visible=asked.opened.by_words),
+            self.method: gr.update(choices=_methods(asked.opened.by_words), value=asked.answer.method),
+        }
+
+    # --- what can be done
+
+    def _events(self) -> None:
+        setting = [
+            self.model,
+            self.method,
+            self.strategy,
+            self.count,
+            self.gamma,
+            self.weights,
+            self.texts,
+            self.view,
+        ]
+        some = [
+            self.asked, self.notice, self.headline, self.plain, self.finer, self.told, self.rivals, self.target,
+        ]  # fmt: skip
+        everything = [*some, self.other, self.texts, self.method, self.upload]
+
+        def on(
+            trigger: Callable[..., Any], act: Callable[..., Update], given: list[Any], seen: list[Any], **more: Any
+        ):
+            more = {"show_progress": "hidden", "api_visibility": "private", **more}
+            return trigger(self._told(act), given, seen, **more)
+
+        slow = {"show_progress": "minimal", "show_progress_on": [self.finer]}
+        on(self.blocks.load, self._start, setting, everything, **slow)
+        on(self.gallery.select, self._gallery, setting, everything, **slow)
+        on(self.upload.upload, self._upload, [self.upload, *setting], everything, **slow)
+        for trigger in (self.model.input, self.texts.submit):
+            on(trigger, self._again, [self.asked, *setting], everything, **slow)
+        on(self.method.input, self._method, [self.asked, self.method, self.view], [*some, self.method], **slow)
+        quick = {"trigger_mode": "always_last"}
+        on(self.target.input, self._target, [self.asked, self.target, self.view], some, **quick)
+        on(self.rivals.input, self._rivals, [self.asked, self.rivals, self.view], some, **quick)
+        on(self.other.input, self._other, [self.asked, self.other, self.view], [*some, self.other], **quick)
+        on(self.reverse.click, self._reverse, [self.asked, self.view], some, **quick)
+        for trigger in (self.strategy.input, self.count.input):
+            on(trigger, self._pick, [self.asked, self.strategy, self.count, self.view], some, **quick)
+        on(self.weights.input, self._weights, [self.asked, self.weights, self.view], some, **quick)
+        moved = [self.asked, self.notice, self.finer, self.told]
+        on(self.gamma.input, self._gamma, [self.asked, self.gamma, self.view], moved, **quick)
+        on(self.view.input, self._view, [self.asked, self.view], [self.notice, self.plain, self.finer], **quick)
+        for kind, button in self.buttons.items():
+            made = on(button.click, self._file(kind), [self.asked], [self.notice, self.file], show_progress="minimal")
+            made.success(None, js=SAVE)
+
+    def _told(self, act: Callable[..., Update]) -> Callable[..., Update]:
+        """The same, but what the visitor can mend becomes one line on the page, and nothing else changes."""
+
+        @wraps(act)
+        def safe(*given: Any) -> Update:
+            try:
+                return act(*given)
+            except FinerCAMError as error:
+                return {self.notice: gr.update(value=views.notice(str(error)), visible=True)}
+
+        return safe
+
+    def _start(self, *setting: Any) -> Update:
+        return self._look(asking.gallery()[5], *setting)
+
+    def _gallery(self, chosen: gr.SelectData, *setting: Any) -> Update:
+        return self._look(asking.gallery()[chosen.index], *setting)
+
+    def _upload(self, file: str | None, *setting: Any) -> Update:
+        if file is None:
+            raise FinerCAMError("no file arrived; choose a picture")
+        path = Path(file)
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise FinerCAMError(f"{path.name} is larger than {MAX_BYTES // 1_000_000} MB; shrink it first")
+            image = read_image(path, max_pixels=MAX_PIXELS)
+            return {**self._look(Picture(image, path.name), *setting), self.upload: None}
+        except FinerCAMError as error:
+            # the name alone: where it lay here is nobody's business
+            line = views.notice(str(error).replace(str(path), path.name))
+            return {self.notice: gr.update(value=line, visible=True), self.upload: None}
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _again(self, asked: Asked | None, *setting: Any) -> Update:
+        return self._look(asking.gallery()[5] if asked is None else asked.picture, *setting)
+
+    def _look(
+        self, picture: Picture, model: str, method: str, strategy: str, count: float, gamma: float, weights: str,
+        texts: str, view: str,
+    ) -> Update:  # fmt: skip
+        if not self.typed and model not in self.models:
+            raise FinerCAMError(f"model {model!r} is not offered here; choose one of the list")
+        opened = open_model(str(model or ""))
+        method = method if method in _methods(opened.by_words) else opened.usual_method
+        typed = read_texts(texts) if opened.by_words else ()
+        asked = asking.look(opened, picture, method, strategy, int(count), float(gamma), weights, typed)
+        return self._fresh(asked, view)
+
+    def _method(self, asked: Asked | None, method: str, view: str) -> Update:
+        return self._shown(asking.switch(_there(asked), method), view)
+
+    def _target(self, asked: Asked | None, target: int | None, view: str) -> Update:
+        asked = _there(asked)
+        return self._shown(asking.ask(asked, target=asked.target if target is None else int(target)), view)
+
+    def _rivals(self, asked: Asked | None, against: list[int], view: str) -> Update:
+        return self._shown(asking.ask(_there(asked), against=against), view)
+
+    def _other(self, asked: Asked | None, other: int | None, view: str) -> Update:
+        asked = _there(asked)
+        if other is None or int(other) in (asked.target, *asked.against):
+            return {self.other: None}
+        return {**self._shown(asking.ask(asked, against=[*asked.against, int(other)]), view), self.other: None}
+
+    def _reverse(self, asked: Asked | None, view: str) -> Update:
+        return self._shown(asking.reverse(_there(asked)), view)
+
+    def _pick(self, asked: Asked | None, strategy: str, count: float, view: str) -> Update:
+        return self._shown(asking.pick(_there(asked), strategy, int(count)), view)
+
+    def _weights(self, asked: Asked | None, weights: str, view: str) -> Update:
+        return self._shown(asking.ask(_there(asked), weights=weights), view)
+
+    def _gamma(self, asked: Asked | None, gamma: float, view: str) -> Update:
+        asked = asking.ask(_there(asked), gamma=float(gamma))
+        return {
+            self.asked: asked, self.finer: views.finer(asked, view), self.told: views.told(asked),
+            self.notice: gr.update(visible=False),
+        }  # fmt: skip
+
+    def _view(self, asked: Asked | None, view: str) -> Update:
+        asked = _there(asked)
+        return {self.plain: views.plain(asked, view), self.finer: views.finer(asked, view)}
+
+    def _file(self, kind: str) -> Callable[[Asked | None], Update]:
+        def make(asked: Asked | None) -> Update:
+            asked = _there(asked)
+            _sweep(self.folder)
+            fresh = Path(tempfile.mkdtemp(prefix="file-", dir=self.folder))
+            return {self.file: str(KINDS[kind](asked, fresh)), self.notice: gr.update(visible=False)}
+
+        return make
+
+
+def theme() -> gr.Theme:
+    """Colours of the live report, and fonts of the visitor's own device: none is fetched."""
+    own = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+    return gr.themes.Base(
+        primary_hue="orange", secondary_hue="indigo", neutral_hue="stone", font=own, font_mono=["ui-monospace", "monospace"],
+        radius_size="lg",
+    ).set(
+        body_background_fill="#f6f5f1", body_background_fill_dark="#131314",
+        body_text_color="#1e1d1a", body_text_color_dark="#eeece7",
+        block_background_fill="#ffffff", block_background_fill_dark="#1c1c1e",
+        block_border_color="#e2dfd7", block_border_color_dark="#303033",
+        block_info_text_color="#67645c", block_info_text_color_dark="#a19e95",
+        input_background_fill="#f4f2ed", input_background_fill_dark="#29292c",
+        checkbox_label_background_fill="#f4f2ed", checkbox_label_background_fill_dark="#29292c",
+        checkbox_label_background_fill_hover="#eceae4", checkbox_label_background_fill_hover_dark="#343438",
+        checkbox_background_color_dark="#131314", checkbox_border_color_dark="#6b6a66",
+        button_secondary_background_fill="#eceae4", button_secondary_background_fill_dark="#29292c",
+        button_secondary_background_fill_hover="#e2dfd7", button_secondary_background_fill_hover_dark="#343438",
+        slider_color="#dd4a00", slider_color_dark="#ffa05c",
+    )  # fmt: skip
+
+
+def asset(name: str) -> str:
+    return resources.files("finercam.app").joinpath(name).read_text(encoding="utf-8")
+
+
+def _methods(by_words: bool) -> list[str]:
+    """The methods that fit: some need the towers of an image–text model."""
+    names = methods.names()
+    only_words = [name for name in names if methods.get(name).gather.__module__ == "finercam.methods.attention"]
+    return [*only_words, *(n for n in names if n not in only_words)] if by_words else [
+        name for name in names if name not in only_words
+    ]  # fmt: skip
+
+
+def _there(asked: Asked | None) -> Asked:
+    if asked is None:
+        raise FinerCAMError("there is no picture any more; choose one")
+    return asked
+
+
+def _sweep(folder: Path) -> None:
+    """Remove files that were fetched long ago: gradio serves copies of its own, and deletes those itself."""
+    for made in folder.glob("file-*"):
+        if time.time() - made.stat().st_mtime > 60:
+            shutil.rmtree(made, ignore_errors=True)

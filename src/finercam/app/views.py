@@ -1,0 +1,140 @@
+"""What the page shows of an answer, as HTML in which names are only ever text."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from finercam.app.asking import Asked, rivals, truth
+from finercam.explanation import Explanation
+from finercam.view.blend import contour, overlay, signed
+from finercam.view.text import literal, percent
+
+__all__ = ["VIEWS", "choices", "drawn", "finer", "headline", "notice", "pixels", "plain", "short", "told"]
+
+VIEWS = ("overlay", "contour", "signed", "photo")
+MUTE = 0.6
+"""How much of its own colour the photo loses under a map."""
+
+SHORT = 90
+"""Letters of a class name that a list shows."""
+
+
+def drawn(asked: Asked, answer: Explanation, view: str) -> Image.Image:
+    """One answer on the photo: tinted, with lines, signed, or the photo alone."""
+    if view == "photo":
+        return Image.fromarray(asked.photo)
+    if view == "signed":
+        return signed(asked.photo, answer.signed_maps[0], mute=MUTE)
+    if view == "contour":
+        return contour(asked.photo, answer.maps[0])
+    return overlay(asked.photo, answer.maps[0], mute=MUTE)
+
+
+def plain(asked: Asked, view: str = "overlay") -> str:
+    """The picture of the plain method: what speaks for the target at all."""
+    image = drawn(asked, asked.answer.plain, view)
+    return _figure(image, "Plain", f"what speaks for {_named(asked, asked.target)}")
+
+
+def finer(asked: Asked, view: str = "overlay") -> str:
+    """The picture of the contrast: what speaks for the target rather than its rivals."""
+    image = drawn(asked, asked.shown, view)
+    if not asked.against:
+        return _figure(image, "Finer", "choose a rival to hold it against")
+    c, d = _named(asked, asked.target), _several(asked)
+    blank = view != "photo" and not bool((asked.answer.maps[0] > 0).any())
+    note = f"Nothing speaks for {c} against {d} at γ = {float(asked.answer.gamma[0]):.2f}." if blank else ""
+    return _figure(image, "Finer", f"{c} rather than {d}", note)
+
+
+def headline(asked: Asked) -> str:
+    """The question in words, and what the model predicts."""
+    c = f'<b class="for">{_named(asked, asked.target)}</b> <i>{percent(asked.probability(asked.target))}</i>'
+    named = [
+        f'<b class="against">{_named(asked, d)}</b> <i>{percent(asked.probability(d))}</i>' for d in asked.against[:3]
+    ]
+    if len(asked.against) > 3:
+        named.append(f"{len(asked.against) - 3} more")
+    question = f"Why {c}, and not {' or '.join(named)}?" if named else f"What speaks for {c}?"
+    best = int(asked.answer.logits[0].argmax())
+    told = "is predicted" if best == asked.target else f"; predicted is {_named(asked, best)}"
+    first = _named(asked, asked.target) + (f" {told}" if told.startswith("is") else told)
+    return (
+        f'<p class="file">{_text(asked.picture.name)} <span>· {escape(asked.opened.name)} · {first}</span></p>'
+        f'<h2 id="question">{question}</h2>'
+    )
+
+
+def told(asked: Asked) -> str:
+    """How the answer was made, and how good it is where that is known."""
+    answer = asked.answer
+    height, width = answer.signed.shape[-2:]
+    how = "the model ran once" if asked.ran else "from what was kept, without a run of the model"
+    took = f"{1000 * asked.seconds:.0f} ms" if asked.seconds < 1 else f"{asked.seconds:.1f} s"
+    lines = [f"{escape(answer.method)} at {escape(', '.join(answer.layers))} ({height}×{width}) · {took}, {how}"]
+    known = truth(asked)
+    if known is not None:
+        plain, finer, parts = known
+        lines.insert(
+            0,
+            f"They differ in <b>{escape(', '.join(parts))}</b>. On those pixels: "
+            f"plain <b>{percent(plain)}</b>, finer <b>{percent(finer)}</b> of the map.",
+        )
+    return "".join(f"<p>{line}</p>" for line in lines)
+
+
+def choices(asked: Asked) -> list[tuple[str, int]]:
+    """Rivals to tick: what to read, and the class id."""
+    return [(f"{short(asked.name(d))} · {percent(asked.probability(d))}", d) for d in rivals(asked)]
+
+
+def notice(message: str) -> str:
+    """One line about what went wrong."""
+    return f'<p role="alert">{_text(message)}</p>'
+
+
+def short(name: str) -> str:
+    """A name for a list: literal, and not endless."""
+    name = literal(name) or "(no name)"
+    return name if len(name) <= SHORT else name[: SHORT - 1] + "…"
+
+
+def _figure(image: Image.Image, title: str, caption: str, note: str = "") -> str:
+    told = f'<span class="note">{note}</span>' if note else ""
+    return (
+        f'<figure><div class="frame"><img alt="{title}: {caption}" src="{_uri(image)}">{told}</div>'
+        f"<figcaption><b>{title}</b> {caption}</figcaption></figure>"
+    )
+
+
+def _uri(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode("ascii")
+
+
+def _named(asked: Asked, index: int) -> str:
+    return _text(short(asked.name(index)))
+
+
+def _several(asked: Asked) -> str:
+    named = [_named(asked, d) for d in asked.against[:3]]
+    more = len(asked.against) - len(named)
+    return " or ".join([*named, f"{more} more"] if more else named)
+
+
+def _text(name: str) -> str:
+    # isolated, so that a name in another direction does not turn what stands around it
+    return f"\u2068{escape(literal(name))}\u2069"
+
+
+def pixels(uri: str) -> np.ndarray:
+    """The picture `(H, W, 3)` out of a data address, as the page holds it."""
+    from base64 import b64decode
+
+    return np.asarray(Image.open(io.BytesIO(b64decode(uri.split(",", 1)[1]))))

@@ -1,0 +1,218 @@
+"""What the app asks is what Python asks, and what it shows are names as text and maps as they are."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from finercam import FinerCAM, FinerCAMError, load_model
+from finercam.app import asking, files, opened, views
+from finercam.app.asking import Picture
+from finercam.app.serve import is_local
+from finercam.data.fieldguide import Fieldguide
+from finercam.images import Preprocess
+from finercam.models import twotower
+from finercam.models.builtin import PatchCNN
+from finercam.models.directory import save_directory
+
+HOSTILE = [
+    '<script>document.title="got in"</script>',
+    "${document.title='got in'}",
+    "עברית",
+    '"🐦" & {{q}}',
+    "x" * 300,
+]
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    return opened.open_model("fieldguide/cnn")
+
+
+@pytest.fixture(scope="module")
+def asked(cnn):
+    return asking.look(cnn, asking.gallery()[5], "gradcam")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return load_model("fieldguide/cnn").preprocess(Fieldguide(12, seed=4242).image(5))[None]
+
+
+@pytest.fixture
+def runs(cnn):
+    """How often the model ran."""
+    seen = []
+    hook = cnn.model.register_forward_hook(lambda *_: seen.append(1))
+    yield seen
+    hook.remove()
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    torch.manual_seed(1)
+    folder = tmp_path / "birds"
+    architecture = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 5}}
+    save_directory(folder, PatchCNN(5), architecture=architecture, classes=HOSTILE, preprocess=Preprocess((64, 64)))
+    return opened.open_model(str(folder))
+
+
+def test_questions_equal_python_s_and_do_not_run_the_model(cnn, asked, pixels, runs):
+    explain = FinerCAM(load_model("fieldguide/cnn").model, class_names=cnn.class_names)
+    offered = asking.rivals(asked)
+    assert len(offered) == 9 and asked.target not in offered and asked.against[0] in offered
+    logits = asked.answer.logits[0]
+    assert [float(logits[d]) for d in offered] == sorted((float(logits[d]) for d in offered), reverse=True)
+    for question in ({"gamma": 1.3}, {"against": offered[2:5]}, {"against": offered[3:4], "gamma": 0.0}):
+        found = asking.ask(asked, **question)
+        assert not found.ran
+        wanted = {"against": asked.against, **question}
+        expected = explain(pixels, target=asked.target, **wanted)
+        torch.testing.assert_close(found.answer.signed, expected.signed, rtol=1e-4, atol=1e-8)
+        assert found.against == list(wanted["against"])
+    back = asking.reverse(asked)
+    assert (back.target, back.against) == (asked.against[0], [asked.target])
+    torch.testing.assert_close(
+        back.answer.signed, explain(pixels, target=back.target, against=back.against).signed, rtol=1e-4, atol=1e-8
+    )
+    for method in ("layercam", "hirescam"):
+        switched = asking.switch(asked, method)
+        torch.testing.assert_close(
+            switched.answer.signed, asked.answer.ask(method=method).signed, rtol=1e-4, atol=1e-8
+        )
+    assert runs == []
+    unlikely = int(logits.argmin())
+    assert asking.ask(asked, against=[unlikely]).ran and runs == [1]
+
+
+@pytest.mark.parametrize(("strategy", "count"), [("similar", 3), ("nearest", 2), ("all", 1)])
+def test_strategies_pick_as_python_s(cnn, asked, pixels, strategy, count):
+    found = asking.pick(asked, strategy, count)
+    explain = FinerCAM(cnn.model, references=strategy, num_references=count)
+    assert found.against == explain(pixels).references[0].tolist()
+    assert found.answer.setting.strategy == strategy
+    again = asking.ask(found, target=asked.against[0])  # a new target has its rivals picked the same way
+    assert again.against == explain(pixels, target=asked.against[0]).references[0].tolist()
+    with pytest.raises(FinerCAMError, match="expected one of"):
+        asking.pick(asked, "loudest", 1)
+
+
+def test_without_a_rival_the_plain_map_is_shown_and_saved(asked, tmp_path):
+    alone = asking.ask(asked, against=[])
+    assert alone.against == [] and not alone.ran
+    assert torch.equal(alone.shown.signed, asked.answer.plain.signed)
+    with np.load(files.write_maps(alone, tmp_path), allow_pickle=False) as saved:
+        assert saved["gamma"] == 0 and (saved["map"] == saved["plain_map"]).all()
+    assert "choose a rival" in views.finer(alone) and "What speaks for" in views.headline(alone)
+    with pytest.raises(FinerCAMError, match="no rival"):
+        asking.reverse(alone)
+    assert asking.ask(alone, against=asked.against).answer.signed.equal(asked.answer.signed)
+    assert asking.ask(alone, gamma=0.9).against == []  # the slider ticks nobody
+
+
+def test_the_deciding_pixels_of_a_built_in_bird(asked):
+    birds = Fieldguide(12, seed=4242)
+    plain, finer, parts = asking.truth(asked)
+    mask = torch.from_numpy(birds.contrast_mask(5, asked.against[0])).double()
+    for share, answer in ((plain, asked.answer.plain), (finer, asked.answer)):
+        maps = answer.maps[0].double()
+        assert share == pytest.approx(float((maps * mask).sum() / maps.sum()), abs=1e-5)
+    assert parts == ("crest",) and finer > 2 * plain
+    assert asking.truth(asking.ask(asked, against=asking.rivals(asked)[:2])) is None
+    assert "crest" in views.told(asked)
+
+
+def test_words_are_classes_of_an_image_text_model(tmp_path, monkeypatch, pixels):
+    words = ["red", "crest", "white", "bar", "bird"]
+    torch.manual_seed(2)
+    model = twotower.TwoTower(words, width=8).eval()
+    meta = twotower.TwoTowerMeta(words, 8, Preprocess((128, 128)))
+    folder = twotower.save_twotower(model, meta, tmp_path / "words")
+    two = opened.open_model(str(folder))
+    assert two.by_words and two.usual_method == "value-attention"
+    texts = opened.read_texts("red crest, white bar,\n bird, bird ,")
+    assert texts == ("red crest", "white bar", "bird")
+    asked = asking.look(two, asking.gallery()[5], two.usual_method, texts=texts, gamma=1.0)
+    assert (asked.name(asked.target), [asked.name(d) for d in asked.against]) == ("red crest", ["bird"])
+    image = two.preprocess(asking.gallery()[5].image)[None]
+    with torch.no_grad():
+        expected = two.model(image, two.model.tokenize(texts)).softmax(1)
+    torch.testing.assert_close(asked.answer.probabilities, expected, rtol=1e-4, atol=1e-6)
+    assert not asking.ask(asked, target=1, against=[0, 2]).ran
+    with pytest.raises(FinerCAMError, match="'purple' is not among the 5"):
+        asking.look(two, asking.gallery()[0], "gradcam", texts=("purple crest", "bird"))
+    with pytest.raises(FinerCAMError, match="1 different texts"):
+        opened.read_texts("bird, bird")
+    # it is offered as soon as its weights are there, and only then
+    monkeypatch.setattr(twotower, "load_twotower", lambda folder=None: (model, meta))
+    assert "twotower" in opened.model_choices()
+    monkeypatch.setattr(twotower, "load_twotower", _missing)
+    assert "twotower" not in opened.model_choices()
+
+
+def _missing(folder=None):
+    raise FinerCAMError("no weights")
+
+
+class Read(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_hostile_names_are_text(hostile):
+    picture = Picture(Image.new("RGB", (70, 50), "teal"), '<img src=x onerror="alert(1)">.png')
+    asked = asking.look(hostile, picture, "gradcam", "all", 5)
+    page = views.headline(asked) + views.plain(asked) + views.finer(asked) + views.told(asked)
+    found = Read(page + views.notice("no <b>such</b> file"))
+    assert found.tags <= {"p", "span", "h2", "b", "i", "figure", "div", "img", "figcaption"}
+    assert found.attributes <= {"class", "id", "alt", "src", "role"}
+    assert picture.name in found.text and "no <b>such</b> file" in found.text
+    assert views.short(hostile.class_names[asked.target]) in found.text
+    assert all(len(text) <= 110 for text, _ in views.choices(asked))
+
+
+def test_pictures_are_the_maps_on_the_photo(asked):
+    for view in views.VIEWS:
+        drawn = np.asarray(views.drawn(asked, asked.answer, view)).astype(int)
+        page = views.finer(asked, view)
+        sent = views.pixels(page.split('src="')[1].split('"')[0]).astype(int)
+        assert sent.shape == drawn.shape and np.abs(sent - drawn).mean() < 2
+        changed = np.abs(drawn - asked.photo).max(2) > 0
+        assert changed.any() == (view != "photo")
+    tinted = np.abs(np.asarray(views.drawn(asked, asked.answer, "overlay")).astype(int) - asked.photo).sum(2)
+    rows, columns = np.nonzero(asked.answer.maps[0].numpy() > 0.5)
+    assert tinted[(rows * 3.5).astype(int), (columns * 3.5).astype(int)].mean() > 2 * tinted.mean() + 50
+
+
+def test_files_to_take_along(asked, tmp_path):
+    moved = asking.ask(asked, gamma=1.1)
+    panel, maps, report = (write(moved, tmp_path) for write in files.KINDS.values())
+    with Image.open(panel) as image:
+        assert image.format == "PNG" and image.width > 1000
+    with np.load(maps, allow_pickle=False) as saved:
+        assert np.array_equal(saved["signed"], moved.answer.signed[0].numpy())
+        assert float(saved["gamma"]) == 1.1
+    assert panel.name == "finercam-Royal_Pippin.png" and report.read_text().count("<script") >= 2
+
+
+def test_models_that_do_not_exist_are_one_line():
+    for name in ("", "fieldguide/no_such_model", "nothing/here"):
+        with pytest.raises(FinerCAMError) as error:
+            opened.open_model(name)
+        assert "\n" not in str(error.value)
+
+
+def test_local_addresses():
+    assert [is_local(h) for h in ("127.0.0.1", "127.3.2.1", "::1", "localhost")] == [True] * 4
+    assert [is_local(h) for h in ("0.0.0.0", "::", "192.168.1.4", "localhost.evil.org", "")] == [False] * 5
