@@ -29,6 +29,7 @@ SLOW = ("finercam", "pytorch-grad-cam")  # of Score-CAM: too long for a round to
 ONE_CONTRAST = (
     "forward",
     "finercam",
+    "finercam, this question alone",
     "finercam, one reference",
     "finercam, each reference kept",
     "torch-cam",
@@ -42,6 +43,7 @@ def one_contrast(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work
     return {
         "forward": subjects.forward(subject, images),
         "finercam": subjects.ours(subject, images),
+        "finercam, this question alone": subjects.ours(subject, images, keep="question"),
         "finercam, one reference": subjects.ours(subject, images, preset="measured"),
         "finercam, each reference kept": subjects.ours(subject, images, keep="references"),
         "torch-cam": subjects.torch_cam(subject, images),

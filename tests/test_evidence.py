@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finercam import Contrast, FinerCAMError
+from finercam import Contrast, FinerCAM, FinerCAMError
 from finercam.capture import capture
 from finercam.contrast import contrast_objective, reference_weights
 from finercam.evidence import Evidence, NotKept, checked_keep, directions
@@ -210,3 +210,21 @@ def test_evidence_carries_no_graph(toys, pictures):
         assert not tensor.requires_grad
     run = capture(model, [("features", model.features)], pictures(2))
     assert run.logits.grad_fn is not None  # the one that does hold it, to be dropped
+
+
+@pytest.mark.parametrize("weights", ["mean", "probability", "released", "orthogonal"])
+def test_the_question_alone_is_one_direction_and_answers_itself(toys, pictures, weights):
+    options = {"layer": "stage1", "weights": weights, "keep_images": False}
+    alone = FinerCAM(toys.cnn(), keep="question", **options)(pictures(3), 0, [1, 2], gamma=[0.0, 0.6, 1.3])
+    wide = FinerCAM(toys.cnn(), keep="references", **options)(pictures(3), 0, [1, 2], gamma=[0.0, 0.6, 1.3])
+    torch.testing.assert_close(alone.signed, wide.signed, rtol=1e-4, atol=1e-6 * float(wide.signed.abs().max()))
+    assert torch.equal(
+        alone.ask(method="hirescam").signed,
+        FinerCAM(toys.cnn(), "hirescam", keep="question", **options)(
+            pictures(3), 0, [1, 2], gamma=[0.0, 0.6, 1.3]
+        ).signed,
+    )
+    if weights != "orthogonal":  # which needs its references on their own
+        assert alone.seen[0][1].directions.shape[1] == 1
+        with pytest.raises(NotKept):
+            alone.ask(gamma=0.9)

@@ -17,7 +17,7 @@ from finercam.references import NONE
 __all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions", "joined_evidence"]
 
 Keep = str | int | Sequence[int]
-KEPT = ("contrast", "closest", "references")
+KEPT = ("question", "contrast", "closest", "references")
 SPAN_TOLERANCE = 1e-6
 """Share of a direction that may lie outside the span of the kept ones."""
 
@@ -155,7 +155,7 @@ def _filled(kept: Tensor, count: int) -> Tensor:
 def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
     """The directions `(N, M, K)` to keep for a question and those that may follow it.
 
-    `keep` is "contrast" (two directions: every gamma of this question, the plain map, and with one reference the
+    `keep` is "question" (this gamma of this question and nothing else: one direction), "contrast" (two directions: every gamma of this question, the plain map, and with one reference the
     reverse question), "closest" (a third: the first reference alone), "references" (any of the references alone), a
     number of top classes, or class ids, each kept besides the references.
 
@@ -163,6 +163,9 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
     >>> directions(torch.zeros(1, 5), contrast, "contrast").shape, directions(torch.zeros(1, 5), contrast, 4).shape
     (torch.Size([1, 2, 5]), torch.Size([1, 4, 5]))
     """
+    if keep == "question" and contrast.weights != "orthogonal":
+        speaks_for, against = contrast_terms(logits, contrast)
+        return (speaks_for - contrast.gamma.to(speaks_for)[:, None] * against)[:, None]
     if keep in ("contrast", "closest") and contrast.weights in ("mean", "probability"):
         terms = contrast_terms(logits, contrast)
         if keep == "closest" and contrast.references.shape[1] > 1:

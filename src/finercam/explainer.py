@@ -56,9 +56,10 @@ class FinerCAM:
         class_names: names in the order of the logits, or by id; classes can then be named in questions and answers.
         fusion: "mean" or "product" of the maps of several layers.
         smooth: "flip", "scale" or both: the mean over mirrored and scaled views of the image.
-        keep: what later questions can be answered without the model: "contrast", "closest" (the first reference
-            alone besides), "references", a number of top classes, or class ids; None takes "references" where that is nearly free (feature maps, T of at most 8)
-            and "contrast" on tokens, where each kept class costs one more pass backwards through the last block.
+        keep: what later questions can be answered without the model: "question" (none but this one; the cheapest),
+            "contrast" (any gamma), "closest" (the first reference alone besides), "references", a number of top
+            classes, or class ids; None takes "references" where that is nearly free (feature maps, T of at most 8)
+            and "contrast" on tokens, where each kept direction costs one more pass backwards through the last block.
         keep_images: let `Explanation.ask` run the model again for what was not kept (holds on to the images).
         confusion: confusion matrix `(K, K)` for `references="confused"`, rows the truth.
         layout: a `finercam.grid.Layout`, where token grid or channel axis cannot be found.

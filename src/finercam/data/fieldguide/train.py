@@ -56,7 +56,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "cnn": Recipe("features", 16_000, 96_000, 32, 4e-3, 0.02, 1.0, 32.0),
     "resnet": Recipe("layer4", 40_000, 96_000, 32, 3e-3, 0.05, 1.0, 4.0),
-    "vit": Recipe("norm", 40_000, 80_000, 32, 1.5e-3, 0.05, 1.0, 8.0),
+    "vit": Recipe("norm", 64_000, 160_000, 32, 1.5e-3, 0.05, 1.0, 8.0),
 }
 
 
