@@ -1,0 +1,58 @@
+"""What happens to pages and docstrings before the site is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from griffe import Extension, Object
+
+COMING = {"app.md", "scale.md", "zeroshot.md"}
+"""Pages that are in the navigation once they are there."""
+
+DIAGRAM = "![How data flows through finercam](images/architecture.png)"
+
+
+def on_config(config: Any) -> Any:
+    config.nav = _present(config.nav, Path(config.docs_dir))
+    return config
+
+
+def _present(entries: list[Any], docs: Path) -> list[Any]:
+    kept: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            ((title, target),) = entry.items()
+            if isinstance(target, list):
+                entry = {title: _present(target, docs)}
+            elif target in COMING and not (docs / target).exists():
+                continue
+        kept.append(entry)
+    return kept
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The drawn diagram (`python -m benchmarks.pictures`) for its mermaid source: mermaid comes from a CDN."""
+    return re.sub(r"```mermaid\n.*?```", DIAGRAM, markdown, flags=re.DOTALL)
+
+
+class Doctests(Extension):
+    """Doctests stand in docstrings as they are; for the page they become code blocks."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = "\n".join(_fenced(obj.docstring.value.splitlines()))
+
+
+def _fenced(lines: list[str]) -> Iterator[str]:
+    indent: int | None = None
+    for line in [*lines, ""]:
+        if indent is None and line.lstrip().startswith(">>>"):
+            indent = len(line) - len(line.lstrip())
+            yield from ("", "```pycon")
+        elif indent is not None and not line.strip():
+            yield "```"
+            indent = None
+        yield line[indent or 0 :]
