@@ -25,6 +25,9 @@ __all__ = ["FORMATS", "MAX_PIXELS", "MODES", "Preprocess", "image_size", "read_i
 MAX_PIXELS = 89_478_485
 """The most pixels `read_image` decodes: a quarter of a GiB of RGB, where Pillow itself begins to warn."""
 
+MAX_BYTES = 1 << 30
+"""The largest file that `read_image` opens: some of Pillow's decoders read all of it before they know its size."""
+
 FORMATS = (
     *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP"),
     *("PPM", "JPEG2000", "AVIF", "TGA", "ICO", "SGI", "PCX"),
@@ -108,6 +111,8 @@ def _source(source: Source) -> tuple[str, Path | BinaryIO]:
         raise FinerCAMError(f"{name} is not a regular file; give one picture file")
     if size == 0:
         raise FinerCAMError(f"{name} is empty (0 bytes)")
+    if size > MAX_BYTES:
+        raise FinerCAMError(f"{name} has {size:,} bytes, more than the limit of {MAX_BYTES:,}; shrink it first")
     return name, path
 
 
@@ -216,8 +221,8 @@ class Preprocess:
             if value is not None:  # lists, as JSON gives them, become tuples so that equal settings are equal
                 try:
                     object.__setattr__(self, name, tuple(kind(entry) for entry in value))
-                except (TypeError, ValueError):
-                    raise FinerCAMError(f"Preprocess: {name}={value!r} is not numbers") from None
+                except (TypeError, ValueError, OverflowError):
+                    raise FinerCAMError(f"Preprocess: {name}={value!r:.200} is not numbers") from None
         self._validate()
 
     def _validate(self) -> None:
@@ -230,12 +235,19 @@ class Preprocess:
             refuse(f"mode='native' keeps each picture's shape; size={self.size} must be None")
         if self.mode != "native" and (self.size is None or len(self.size) != 2 or min(self.size) < 1):
             refuse(f"mode={self.mode!r} needs size=(H, W) in pixels, not {self.size!r}")
+        if self.size is not None and self.size[0] * self.size[1] > MAX_PIXELS:
+            refuse(f"size={self.size} is more than the limit of {MAX_PIXELS:,} pixels")
         if self.interpolation not in ("bicubic", "bilinear"):
             refuse(f"interpolation={self.interpolation!r} is not 'bicubic' or 'bilinear'")
         if not 0.1 <= self.crop_ratio <= 2:
             refuse(f"crop_ratio={self.crop_ratio!r} is outside [0.1, 2]")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < s < math.inf for s in self.std):
             refuse(f"mean={self.mean} and std={self.std} must be three numbers each, std above 0")
+        if not all(map(math.isfinite, self.mean)):
+            refuse(f"mean={self.mean} is not finite")
+        for name in ("max_side", "multiple"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                refuse(f"{name}={getattr(self, name)!r} is not a whole number of pixels")
         if self.max_side < 1 or self.multiple < 1:
             refuse(f"max_side={self.max_side} and multiple={self.multiple} must be at least 1")
 

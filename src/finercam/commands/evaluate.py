@@ -19,14 +19,17 @@ def evaluate(
     data: str = typer.Argument(
         ..., help="'fieldguide:200?seed=1', 'cub:/path', a folder of class folders, a list file …"
     ),
-    out: Path = typer.Option(..., "--out", "-o", help="Folder for parts/*.parquet, summary.md, .csv, .json and paper.md, .csv."),
+    out: Path = typer.Option(
+        ..., "--out", "-o", help="Folder for parts/*.parquet, summary.md, .csv, .json and paper.md, .csv."
+    ),
     model: str = typer.Option(..., "--model", "-m", help="What to evaluate; 'finercam models' tells the forms."),
     methods: list[str] = typer.Option(["gradcam"], help="Methods, each with --methods or joined by commas."),
     contrasts: list[str] = typer.Option(
         ["paper", "pair"], help="plain, paper, pair, random, or references:count:gamma:weights; plain always runs."
     ),
     metrics: list[str] = typer.Option(
-        ["rd"], help="paper (deletion, rd and, if known, localisation), rd, deletion, insertion, kept, road, localisation, contrastive, shape."
+        ["rd"],
+        help="paper (deletion, rd and, if known, localisation), rd, deletion, insertion, kept, road, localisation, contrastive, shape.",
     ),
     split: str = typer.Option(None, help="Split of the dataset, where it has several."),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
@@ -74,7 +77,9 @@ def evaluate(
             progress=lambda at, total: bar.update(task, completed=at, total=total),
         )
     print_lines(lines)
-    typer.echo(f"written: {out / 'summary.md'}, with .csv and .json, {out / 'paper.md'} with .csv, and {out / 'parts'}")
+    typer.echo(
+        f"written: {out / 'summary.md'}, with .csv and .json, {out / 'paper.md'} with .csv, and {out / 'parts'}"
+    )
 
 
 def print_lines(lines: Sequence[Line], only: Sequence[str] | None = None) -> None:

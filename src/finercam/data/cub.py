@@ -9,7 +9,6 @@ from pathlib import Path
 
 from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_grey, safe_path, words
 from finercam.data.sample import Annotation, Sample
-from finercam.errors import FinerCAMError
 
 __all__ = ["CUB"]
 
@@ -44,10 +43,10 @@ class CUB(SampleList):
                 continue
             try:
                 path = safe_path(base / "images", file)
-            except FinerCAMError as error:
+                mask = masks / Path(file).with_suffix(".png") if masks else None
+            except ValueError as error:  # FinerCAMError is one too
                 skipped.append((file, str(error)))
                 continue
-            mask = masks / Path(file).with_suffix(".png") if masks else None
             annotate = partial(_annotate, path, boxes.get(number), points.get(number, {}), mask)
             samples.append(Sample(file, position[label[number]], partial(_open, path), annotate))
         classes = [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in numbered.values()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError, suggest
@@ -24,6 +25,7 @@ __all__ = [
     "pick",
     "pictures_under",
     "read_grey",
+    "read_json",
     "read_lines",
     "read_table",
     "safe_path",
@@ -161,6 +163,18 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise FinerCAMError(f"{path} cannot be read: {error.strerror}") from None
     return [line for line in text.splitlines() if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises FinerCAMError for one that is missing, broken or nested without end."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise FinerCAMError(f"{path} does not exist") from None
+    except RecursionError:
+        raise FinerCAMError(f"{path} is nested too deeply to be read") from None
+    except (ValueError, OSError) as error:
+        raise FinerCAMError(f"{path} is not readable JSON: {error}") from None
 
 
 def words(path: Path, at_least: int, at_most: int = 0) -> Iterator[list[str]]:

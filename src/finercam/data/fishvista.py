@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
 
-from finercam.data.files import SampleList, find_root, pick, read_grey, read_table
+from finercam.data.files import SampleList, find_root, pick, read_grey, read_json, read_table
 from finercam.data.sample import Annotation, Sample
 from finercam.errors import FinerCAMError
 
@@ -109,10 +108,10 @@ def _index(base: Path) -> dict[str, Path]:
 def _trait_names(path: Path) -> dict[int, str]:
     if not path.exists():
         return {}
+    named = read_json(path)
     try:
-        named = json.loads(path.read_text(encoding="utf-8"))
         return {int(key): str(name).lower() for key, name in named.items()}
-    except (ValueError, AttributeError, OSError) as error:
+    except (ValueError, AttributeError) as error:
         raise FinerCAMError(f"{path} is not a JSON object of trait numbers and names: {error}") from None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finercam.data.files import SampleList, find_root, mask_box, pick
+from finercam.data.files import SampleList, find_root, mask_box, pick, read_json
 from finercam.data.sample import Annotation, Sample
 from finercam.errors import FinerCAMError
 
@@ -44,14 +43,14 @@ class FunnyBirds(SampleList):
         base = find_root("FunnyBirds", root, ["FunnyBirds"], wanted)
         self._parts: list[dict[str, Any]] = []
         for index, entry in enumerate(_json(base / "classes.json")):
-            if not isinstance(entry, dict) or entry.get("class_idx") != index or not entry.get("parts"):
+            if not isinstance(entry, dict) or entry.get("class_idx") != index or not _is_parts(entry):
                 raise FinerCAMError(f"{base / 'classes.json'}: entry {index} is not class {index} with its parts")
             self._parts.append(entry["parts"])
         samples = []
         for index, entry in enumerate(_json(base / f"dataset_{split}.json")):
             try:
                 label = int(entry["class_idx"])
-            except (TypeError, KeyError, ValueError):
+            except (TypeError, KeyError, ValueError, OverflowError):
                 raise FinerCAMError(f"dataset_{split}.json: entry {index} has no class_idx") from None
             file = f"{label}/{index:06d}.png"
             path, parts = base / split / file, base / f"{split}_part_map" / file
@@ -91,11 +90,12 @@ class FunnyBirds(SampleList):
         return int(which)
 
 
+def _is_parts(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("parts"), dict) and bool(entry["parts"])
+
+
 def _json(path: Path) -> list[Any]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise FinerCAMError(f"{path} is not readable JSON: {error}") from None
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise FinerCAMError(f"{path} is not a JSON list of entries")
     return entries

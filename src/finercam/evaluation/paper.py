@@ -111,7 +111,9 @@ def _shown(cell: tuple[Line, Line] | str) -> str:
 def _legend(rows: Sequence[PaperRow]) -> str:
     measured = {cell[1].metric for row in rows for cell in row.cells.values() if not isinstance(cell, str)}
     place = "the box" if "energy in box" in measured else "the object's mask"
-    said = ["Plain → contrast; ▲ better, ▼ worse where the 95 % interval of the paired difference leaves no change out."]
+    said = [
+        "Plain → contrast; ▲ better, ▼ worse where the 95 % interval of the paired difference leaves no change out."
+    ]
     said.append("Del: area under the deletion curve.")
     said.append(
         "RD@k: relative confidence drop (Eq. 10) when k % of the pixels are removed, against the most similar class, "

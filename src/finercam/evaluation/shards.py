@@ -23,7 +23,7 @@ class Shards:
             shutil.rmtree(self.parts)
             written.unlink(missing_ok=True)
         if written.exists():
-            before = json.loads(written.read_text())
+            before = _settings(written)
             changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             if changed:
                 raise FinerCAMError(
@@ -63,6 +63,16 @@ class Shards:
         if not parts:
             raise FinerCAMError(f"{self.out}: no picture could be evaluated")
         return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise FinerCAMError(f"{path} is no settings of an evaluation; choose another --out, or pass --redo")
+    return found
 
 
 def write_whole(path: Path, text: str) -> None:

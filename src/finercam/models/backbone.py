@@ -196,7 +196,7 @@ def _from_huggingface(
 
     check_options(text, options, ("revision",))
     extra = dict(options)
-    config = AutoConfig.from_pretrained(name, **extra)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **extra)  # else it asks, and may run code
     kind = _hf_kind(config.model_type)
     if hasattr(config, "vision_config"):  # of a two-tower model; the width of the projection stands outside it
         width = getattr(config, "projection_dim", None)

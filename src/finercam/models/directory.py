@@ -7,7 +7,9 @@ import os
 import pickle
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
 from finercam.layers import unwrap
+from finercam.models.budget import Budget
 from finercam.models.hub import first_line
 from finercam.models.loaded import LoadedModel
 from finercam.models.zoo import BUILDERS
@@ -25,6 +28,8 @@ __all__ = ["build_architecture", "load_directory", "read_weights", "save_directo
 
 FORMAT, VERSION = "finercam-model", 1
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
+MAX_CONFIG = 1 << 24
+"""Bytes of a config.json: 16 MiB hold the names of a quarter of a million classes."""
 # What would make a library fetch or open something else than the weights beside the configuration.
 _FORBIDDEN = ("pretrained", "checkpoint", "weights", "cache", "auto_map", "trust", "token", "file", "url")
 
@@ -95,10 +100,12 @@ def load_directory(path: str | os.PathLike[str]) -> LoadedModel:
     """Read a model folder. Raises FinerCAMError, one line, for anything that is not a whole model."""
     folder = Path(path)
     config = _read_config(folder)
-    model = build_architecture(config["architecture"], str(folder))
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
+        _check_architecture(config.get("architecture"), str(folder))
         raise FinerCAMError(f"{folder} has no {WEIGHTS[0]}")
+    # One number takes a byte at least, and open_clip builds a text tower too, of up to twice the image tower's size.
+    model = build_architecture(config.get("architecture"), str(folder), 4 * weights.stat().st_size)
     _fill(model, read_weights(weights), weights)
     classes = config.get("classes")
     if classes is not None and (not isinstance(classes, list) or not all(isinstance(c, str) and c for c in classes)):
@@ -112,9 +119,13 @@ def load_directory(path: str | os.PathLike[str]) -> LoadedModel:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
+        if (size := (folder / "config.json").stat().st_size) > MAX_CONFIG:
+            raise FinerCAMError(f"{folder}/config.json has {size:,} bytes; a model's has at most {MAX_CONFIG:,}")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FinerCAMError(f"{folder} is not a model folder: it has no config.json") from None
+    except FinerCAMError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise FinerCAMError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -128,8 +139,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def build_architecture(architecture: Any, where: str = "architecture") -> nn.Module:
+def build_architecture(architecture: Any, where: str = "architecture", budget: int | None = None) -> nn.Module:
     """The model that an architecture names, with random weights; only the known libraries can be named.
+
+    `budget` limits the numbers that the model may hold, beyond a floor of 32 million: see `finercam.models.budget`.
 
     >>> build_architecture({"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 2}}).head.out_features
     2
@@ -140,7 +153,7 @@ def build_architecture(architecture: Any, where: str = "architecture") -> nn.Mod
     if library == "transformers":
         kwargs = architecture.get("kwargs", {})  # its configurations tell lists from tuples
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), nullcontext() if budget is None else Budget(budget):
             return BUILDERS[library](name, kwargs)
     except FinerCAMError as error:
         raise FinerCAMError(f"{where}: {error}") from error
@@ -170,10 +183,11 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Named tensors from safetensors, or from a `torch.save`d file that holds nothing but tensors.
 
     A dict under "state_dict" or "model" is unwrapped, and a common prefix "module." is taken off. Raises FinerCAMError
-    for a pickle with anything else in it: it is not executed.
+    for a pickle with anything else in it: it is not executed; and for what would be larger in memory than in the file.
     """
     path = Path(path)
     try:
+        _check_archive(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -186,6 +200,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path} is no file of plain tensors and was not opened further (a pickle can run code); "
             "save a state dict, or safetensors"
         ) from error
+    except FinerCAMError:
+        raise
     except Exception as error:
         raise FinerCAMError(f"{path} cannot be read as weights: {first_line(error)}") from error
     for key in ("state_dict", "model"):
@@ -193,8 +209,30 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise FinerCAMError(f"{path} holds {type(found).__name__}, not a state dict of tensors")
+    for name, value in found.items():
+        if not _lies_in_memory(value):
+            raise FinerCAMError(
+                f"{path}: {str(name)!r:.80} is no plain tensor that lies in the file number by number"
+            )
     wrapped = bool(found) and all(str(key).startswith("module.") for key in found)
     return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in found.items()}
+
+
+def _check_archive(path: Path) -> None:
+    """PyTorch stores tensors as they are; an archive that unfolds into more is a bomb."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unfolded = sum(entry.file_size for entry in archive.infolist())
+    if unfolded > 2 * path.stat().st_size + (1 << 20):
+        raise FinerCAMError(f"{path} is an archive that would unfold to {unfolded:,} bytes; PyTorch writes none such")
+
+
+def _lies_in_memory(value: Tensor) -> bool:
+    """Whether a tensor is as large as it looks: no expanded view, nothing sparse or without data."""
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -118,18 +118,20 @@ def from_huggingface(text: str, name: str, options: Mapping[str, Any]) -> Loaded
     check_options(text, options, ("revision", "pretrained"))
     if name.startswith(("/", ".")) and not (Path(name) / "config.json").is_file():
         raise FinerCAMError(f"model {text!r}: the folder {name} has no config.json")
-    extra = {"revision": options["revision"]} if "revision" in options else {}
+    # Were trust_remote_code left open, transformers would ask on the terminal whether to run the model's code.
+    extra: dict[str, Any] = {"trust_remote_code": False}
+    extra |= {"revision": options["revision"]} if "revision" in options else {}
     config = AutoConfig.from_pretrained(name, **extra)
     if options.get("pretrained", True):
         model = AutoModelForImageClassification.from_pretrained(name, config=config, weights_only=True, **extra)
     else:
-        model = AutoModelForImageClassification.from_config(config)
+        model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     timm_config = getattr(config, "pretrained_cfg", None)  # timm models wrapped by transformers
     if timm_config:
         preprocess = _timm_preprocess(timm_config)
     else:
         try:
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **extra)
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=extra.get("revision"))
         except OSError as error:
             if "preprocessor_config" not in str(error):
                 raise

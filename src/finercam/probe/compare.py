@@ -58,7 +58,7 @@ def read_probe(folder: str | os.PathLike[str]) -> Row:
         )
     except FileNotFoundError:
         raise FinerCAMError(f"{folder} is not a model folder: it has no config.json") from None
-    except (KeyError, TypeError, StopIteration, ValueError, OSError):
+    except (KeyError, TypeError, StopIteration, ValueError, OverflowError, OSError, RecursionError):
         raise FinerCAMError(f"{folder} was not written by 'finercam probe': it tells no accuracy") from None
 
 

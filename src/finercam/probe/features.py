@@ -130,6 +130,8 @@ def extract(
         seen = list(pool.map(lambda index: _look(dataset, index), range(len(dataset))))
     readable = [index for index, (_, label, digest, _) in enumerate(seen) if digest and label is not None]
     kept = store.read([seen[index][2] for index in readable])
+    # a cache is a folder that anybody may have written to: what no such backbone gives is made anew
+    kept = {digest: row for digest, row in kept.items() if row.shape == (backbone.dim,) and row.isfinite().all()}
     missing: dict[str, int] = {}  # one position of each picture to be computed: twins have one feature
     for index in readable:
         if seen[index][2] not in kept:
