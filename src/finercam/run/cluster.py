@@ -46,9 +46,7 @@ class Actor:
     def explain(self, entries: list[Entry], fingerprint: str) -> bytes:
         """The Parquet file of one shard, as `local` makes it."""
         ahead = 2 * self.settings.batch
-        with closing(
-            read_ahead(self.source, preprocess_of(self.settings), entries, self.readers, ahead)
-        ) as reads:
+        with closing(read_ahead(self.source, preprocess_of(self.settings), entries, self.readers, ahead)) as reads:
             begun = chain(islice(reads, 1), reads)
             first = next(begun)  # reading goes on while another shard has its turn with the model
             with self.turn:
@@ -110,7 +108,9 @@ def _started(cluster: Cluster) -> Any:
     except ModuleNotFoundError:
         raise FinerCAMError("--ray needs ray: pip install 'finercam[ray]'") from None
     if cluster.workers < 1 or cluster.gpus < 0:
-        raise FinerCAMError(f"workers={cluster.workers}, gpus={cluster.gpus}: expected at least 1 worker, and no less than 0")
+        raise FinerCAMError(
+            f"workers={cluster.workers}, gpus={cluster.gpus}: expected at least 1 worker, and no less than 0"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if cluster.address == "local":

@@ -90,8 +90,8 @@ def explain_dataset(
     store.make()
     with store.locked(), TemporaryDirectory(prefix="finercam-") as scratch:
         store.clear()
-        before = read_manifest(store)
-        goes_on = {} if before is None or redo else before.settings.to_json()
+        before = _begun(store, redo)
+        goes_on = {} if before is None else before.settings.to_json()
         for key in ("batch", "shard", "threads"):  # where nothing is said, as the run was begun
             if question.get(key) is None:
                 question[key] = goes_on.get(key)
@@ -126,6 +126,16 @@ def explain_dataset(
         outcome = _outcome(store, listed, sum(map(listed.length, left)))
         _write_summary(store, outcome)
         return outcome
+
+
+def _begun(store: Store, redo: bool) -> Manifest | None:
+    """The manifest that is there; one that cannot be read counts as none where all may be made anew."""
+    try:
+        return read_manifest(store)
+    except FinerCAMError:
+        if redo:
+            return None
+        raise
 
 
 def _shards(

@@ -156,7 +156,7 @@ def _answer(table: Any, settings: Settings) -> Explanation:
     if settings.linear:
         evidence: Evidence = ClassMaps(logits, directions, ones, tuple(maps), None, fixed)
     else:
-        evidence = StrengthMaps(logits, directions[:, :0], (), (), None, None, contrast, settings.gammas, maps[0])
+        evidence = StrengthMaps(logits, directions[:, :0], ones, (), None, None, contrast, settings.gammas, maps[0])
     return Explanation.of(
         contrast,
         References(references, similarity, strategy),
