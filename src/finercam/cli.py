@@ -19,6 +19,7 @@ from finercam.commands.fieldguide import fieldguide
 from finercam.commands.methods import methods
 from finercam.commands.models import models
 from finercam.commands.probe import probe
+from finercam.commands.report import report
 from finercam.commands.run import run
 from finercam.errors import FinerCAMError
 
@@ -82,6 +83,7 @@ app.command()(evaluate)
 app.command()(concept)
 app.command()(probe)
 app.command()(run)
+app.command()(report)
 app.command("app")(web_app)
 app.command()(demo)
 app.command()(models)

@@ -1,0 +1,48 @@
+"""A run as a live page and as maps for the evaluation, without the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from finercam import FinerCAMError, open_run
+from finercam.commands.report import write_run_report
+from finercam.run import explain_dataset
+from finercam.run.maps import stored_maps
+
+
+def test_the_page_of_a_run(tmp_path, pictures_in, toy):
+    data, loaded = pictures_in(tmp_path / "data", 7), toy(names=["wren", "<b>robin</b>", "finch", "heron", "swift"])
+    explain_dataset(data, loaded, tmp_path / "run", shard=4, batch=2, keep=3)
+    (data / "wren" / "000.png").unlink()  # the page goes without its photo
+    run = open_run(tmp_path / "run")
+    page, count = write_run_report(run, tmp_path / "page.html", limit=6, gamma=0.9)
+    text = page.read_text()
+    assert count == 6 and text.count('"askedNames"') == 6 and "<b>robin" not in text and '"gamma":0.9' in text
+    labelled = run.table(["label_id", "top_ids"]).to_pylist()
+    wrong = [row for row in labelled if row["label_id"] is not None and row["top_ids"][0] != row["label_id"]]
+    if wrong:
+        assert write_run_report(run, tmp_path / "wrong.html", only="wrong")[1] == len(wrong)
+    explain_dataset(data, loaded, tmp_path / "other", method="layercam", gammas=[1.0])
+    with pytest.raises(FinerCAMError, match="single maps of layercam"):
+        write_run_report(open_run(tmp_path / "other"), tmp_path / "no.html")
+
+
+def test_the_command_of_the_page(tmp_path, pictures_in, toy):
+    from finercam.cli import app
+
+    if "report" not in {command.name or command.callback.__name__ for command in app.registered_commands}:
+        pytest.skip("not registered")
+    explain_dataset(pictures_in(tmp_path / "data", 3), toy(), tmp_path / "run")
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")])
+    assert done.exit_code == 0 and "3 images" in done.stdout
+
+
+def test_maps_for_the_evaluation(tmp_path, pictures_in, toy):
+    explain_dataset(pictures_in(tmp_path / "data", 7), toy(), tmp_path / "run", shard=4, batch=2)
+    run = open_run(tmp_path / "run")
+    maps, target = stored_maps(run, [5, 0, 4], gamma=1.0)
+    assert maps.shape == (3, 16, 16) and target.tolist() == [int(run[i].target) for i in (5, 0, 4)]
+    want = run[4].ask(gamma=1.0)
+    torch.testing.assert_close(maps[2].clamp(min=0) / maps[2].max(), want.maps[0])
