@@ -226,22 +226,28 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As a PNG of 256 colours, dithered so that colour bars stay smooth; smaller until it is small enough."""
+    """As a PNG; where that is too large with 256 colours, dithered so that colour bars stay smooth, and smaller."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150, facecolor="white")
     whole = Image.open(stream).convert("RGB")
     for percent in range(75, 20, -5):
         # drawn large and shrunk: at few dots to the inch text would be wider than it was measured
         size = (whole.width * percent // 100, whole.height * percent // 100)
-        image, small = whole.resize(size, Image.Resampling.LANCZOS), io.BytesIO()
-        palette = image.quantize(256, Image.Quantize.MAXCOVERAGE)
-        colours = np.array(palette.getpalette()).reshape(-1, 3)
-        colours[colours.sum(1).argmax()] = 255  # the paper is white
-        palette.putpalette(colours.flatten().tolist())
-        image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(small, "PNG", optimize=True)
-        if small.tell() < LIMIT:
-            path.write_bytes(small.getvalue())
-            return
+        image = whole.resize(size, Image.Resampling.LANCZOS)
+        for one in (image, _few_colours(image)):
+            small = io.BytesIO()
+            one.save(small, "PNG", optimize=True)
+            if small.tell() < LIMIT:
+                path.write_bytes(small.getvalue())
+                return
+
+
+def _few_colours(image: Image.Image) -> Image.Image:
+    palette = image.quantize(256, Image.Quantize.MAXCOVERAGE)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.sum(1).argmax()] = 255  # the paper is white
+    palette.putpalette(colours.flatten().tolist())
+    return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def main() -> None:

@@ -1,0 +1,329 @@
+"""The documentation is true: its code runs, its messages are raised, its numbers are the study's, its site is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finercam import FinerCAM, FinerCAMError
+from finercam.data.fieldguide import Fieldguide
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {page.relative_to(DOCS).as_posix(): page for page in sorted(DOCS.rglob("*.md"))} | {
+    "README.md": ROOT / "README.md"
+}
+CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+NOT_RUN = {
+    "datasets.md": "reads published datasets",
+    "probe.md": "reads published datasets and trained backbones",
+    "report.md": "writes pages of the caller's files; tests/report does",
+    "zeroshot.md": "its prompts need trained towers; tests/test_zeroshot.py and your-model.md run the same calls",
+    "app.md": "starts a server; tests/app does",
+    "scale.md": "works on data of the caller's; tests/run does",
+}
+"""Pages whose Python is not run here, and why."""
+
+
+def code(page: str) -> list[tuple[int, str]]:
+    """The page's Python blocks, each with the line on which it begins."""
+    text = PAGES[page].read_text(encoding="utf-8")
+    return [(text[: found.start(1)].count("\n"), found[1]) for found in CODE.finditer(text)]
+
+
+def run(page: str, **given: Any) -> dict[str, Any]:
+    """Run a page from top to bottom in one namespace; a failure names the page's own line."""
+    names: dict[str, Any] = {"__name__": page, **given}
+    for line, block in code(page):
+        exec(compile("\n" * line + block, str(PAGES[page]), "exec"), names)
+    return names
+
+
+def noise(count: int, size: int) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def small_resnet(weights: Any = None, num_classes: int = 1000) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=num_classes)
+        model.fc.weight.data *= 20  # random weights make small logits; the peers divide by their size plus 1e-7
+    return model.eval()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """In the place of trained networks, small ones of the same families with random weights."""
+    import open_clip
+    import timm
+    import transformers
+
+    import finercam.models
+    from finercam.models import load_model
+
+    create = timm.create_model
+    clip = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 32, "image_size": 224},
+        "text_cfg": {"layers": 1, "width": 16, "heads": 2},
+    }
+    vit = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=5
+    )
+
+    def tiny_vit(_name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+        return create("vit_tiny_patch16_224", pretrained=False, embed_dim=32, num_heads=2, **options)
+
+    monkeypatch.setattr("torchvision.models.resnet50", small_resnet)
+    monkeypatch.setattr(timm, "create_model", tiny_vit)
+    monkeypatch.setattr(
+        transformers.AutoModelForImageClassification,
+        "from_pretrained",
+        lambda _name: transformers.ViTForImageClassification(vit),
+    )
+    monkeypatch.setattr(
+        open_clip, "create_model_and_transforms", lambda *_, **__: (open_clip.CLIP(**clip).eval(), None, None)
+    )
+    monkeypatch.setattr(finercam.models, "load_model", lambda _name: load_model("fieldguide/cnn"))
+    return tiny_vit
+
+
+# --- code
+
+
+def test_every_page_with_code_is_run_or_says_why_not():
+    run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md"}
+    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md"}
+    assert {page for page in PAGES if code(page)} <= run_here | set(NOT_RUN)
+
+
+@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md"])
+def test_pages_that_stand_alone(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run(page)
+    if page == "quickstart.md":
+        shown = re.search(r"```text\n(<Explanation.*?)\n```", PAGES[page].read_text(encoding="utf-8"))
+        assert shown and shown[1] in capsys.readouterr().out
+        assert (tmp_path / "out" / "explanations.json").exists() and (tmp_path / "report.html").exists()
+        assert names["answer"].maps.max() == 1
+
+
+def test_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start, own = (block for _, block in code("README.md"))
+    exec(start, {})
+    given = {"model": small_resnet(num_classes=3), "names": ["wren", "robin", "finch"], "images": noise(2, 64)}
+    exec(own, {"FinerCAM": FinerCAM, "torch": torch, **given})
+
+
+def test_your_model(small, capsys):
+    from finercam import methods
+    from finercam.methods import method
+
+    try:
+        names = run("your-model.md", images=noise(1, 224))
+        assert "positive-hirescam" in methods.names()
+    finally:
+        method._REGISTRY.pop("positive-hirescam", None)
+    printed = capsys.readouterr().out
+    assert "('layer4',)" in printed and "('blocks.11.norm1',) torch.Size([1, 14, 14])" in printed
+    assert names["answer"].signed.abs().max() > 0
+
+
+def test_troubleshooting(small):
+    model, images = small_resnet(num_classes=4), noise(2, 64)
+    explain = FinerCAM(model, class_names=["wren", "robin", "finch", "dunnock"])
+    given = {"model": model, "images": images, "explain": explain, "label": 0, "rival": 1}
+    names = run("troubleshooting.md", answer=explain(images, 0, 1), FinerCAM=FinerCAM, **given)
+    assert [len(part) for part in names["maps"]] == [2]
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_migrating_gives_equal_maps(small, monkeypatch):
+    """The page's own checks compare with the peers; none of them compares blank maps."""
+    pytest.importorskip("pytorch_grad_cam")
+    pytest.importorskip("torchcam")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = small("", patch_size=32, img_size=128, num_classes=5).eval()
+    vit.head.weight.data *= 1000
+    checked, compare = [], torch.testing.assert_close
+
+    def spy(ours: Tensor, theirs: Tensor, **tolerance: float) -> None:
+        checked.append(float(theirs.max()))
+        compare(ours, theirs, **tolerance)
+
+    monkeypatch.setattr(torch.testing, "assert_close", spy)
+    run("migrating.md", model=small_resnet(num_classes=5), vit=vit, images=noise(2, 128))
+    assert len(checked) == 9 and min(checked) > 0.99
+
+
+# --- messages
+
+
+def cnn(classes: int = 4) -> nn.Module:
+    parts = {
+        "stage1": nn.Conv2d(3, 4, 3, stride=2), "act": nn.ReLU(), "stage2": nn.Conv2d(4, 6, 3, stride=2),
+        "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(6, classes),
+    }  # fmt: skip
+    model = nn.Sequential()
+    for name, part in parts.items():
+        model.add_module(name, part)
+    return model
+
+
+class Then(nn.Module):
+    """A model whose output, or input, is changed afterwards."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.change = cnn(), change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self.body(x), x)
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.aux = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(3, 2, 3)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aux(x)
+        return self.relu(self.two(self.relu(self.one(x)))).mean((2, 3))
+
+
+IMAGES, NAMES = noise(2, 32), ["wren", "robin", "finch", "dunnock"]
+CORRUPT = torch.where(torch.arange(2)[:, None, None, None] == 1, torch.nan, IMAGES)
+
+MISTAKES: list[Callable[[], Any]] = [
+    lambda: FinerCAM(cnn(), layer="stage3")(IMAGES),
+    lambda: FinerCAM(Shared(), layer="relu")(IMAGES),
+    lambda: FinerCAM(Shared(), layer="aux")(IMAGES),
+    lambda: FinerCAM(cnn(), layer="head")(IMAGES),
+    lambda: FinerCAM(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)))(IMAGES),
+    lambda: FinerCAM(cnn())(IMAGES, target=1, against=[1]),
+    lambda: FinerCAM(cnn(), class_names=NAMES)(IMAGES, target="robbin"),
+    lambda: FinerCAM(cnn())(IMAGES, target="wren"),
+    lambda: FinerCAM(cnn(), class_names=NAMES[:3])(IMAGES),
+    lambda: FinerCAM(cnn())(IMAGES, target=[0, 1, 2]),
+    lambda: FinerCAM(Then(lambda y, _: y[:, :3]), references="similar")(IMAGES),
+    lambda: FinerCAM(cnn(1))(IMAGES),
+    lambda: FinerCAM(Then(lambda y, _: {"species": y, "sex": y}))(IMAGES),
+    lambda: FinerCAM(cnn())(CORRUPT),
+    lambda: FinerCAM(Then(lambda y, _: y * torch.nan))(IMAGES),
+    lambda: FinerCAM(cnn())((IMAGES * 255).byte()),
+    lambda: FinerCAM(cnn())(IMAGES[0]),
+    lambda: FinerCAM(Then(lambda y, x: (y, x.mul_(2))[0]))(IMAGES),
+    lambda: FinerCAM(cnn(), keep_images=False)(IMAGES, target=0, against=1).ask(against=2),
+    lambda: FinerCAM(cnn(), keep_images=False)(IMAGES).plot(),
+]
+
+
+def test_messages_are_those_of_the_library():
+    page = PAGES["troubleshooting.md"].read_text(encoding="utf-8")
+    quoted = re.findall(r"^```text\n(.*?)\n```", page, re.DOTALL | re.MULTILINE)
+    raised = []
+    for mistake in MISTAKES:
+        with pytest.raises(FinerCAMError) as caught:
+            mistake()
+        raised.append(str(caught.value))
+    assert sorted(quoted) == sorted(raised)
+
+
+# --- numbers and pictures
+
+
+def test_quoted_tables_are_those_of_the_study():
+    from benchmarks.quote import refreshed
+
+    page = PAGES["choosing.md"].read_text(encoding="utf-8")
+    study = PAGES["evaluation.md"].read_text(encoding="utf-8")
+    assert refreshed(page, study) == page, "the study has moved on: python -m benchmarks.quote"
+    assert page.count("<!-- quote ") == page.count("<!-- /quote -->") >= 8
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page):
+    text = re.sub(r"^```.*?^```", "", PAGES[page].read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (PAGES[page].parent / target.partition("#")[0]).exists(), target
+
+
+def test_pictures_of_the_concepts_are_drawn_by_a_command_and_small():
+    from benchmarks.pictures import DRAWN, LIMIT, PLACES, mermaid_arrows
+
+    shown = set(re.findall(r"images/(concept-[\w-]+)\.png", PAGES["concepts.md"].read_text(encoding="utf-8")))
+    assert shown == {name for name in DRAWN if name.startswith("concept-")}
+    assert all((DOCS / "images" / f"{name}.png").stat().st_size < LIMIT for name in DRAWN)
+    arrows = mermaid_arrows(PAGES["architecture.md"].read_text(encoding="utf-8"))
+    assert {box for start, end, _ in arrows for box in (start, end)} == set(PLACES)
+    assert len(arrows) >= len(PLACES)
+
+
+def test_the_wrong_bird_has_the_other_beak():
+    """What docs/concepts.md says of its birds."""
+    from benchmarks.pictures import BIRD, LACKING, SEED
+
+    birds = Fieldguide(LACKING + 1, seed=SEED)
+    grand, barred = birds.label(BIRD), birds.label(LACKING)
+    assert birds.classes[grand] == "Grand Grossling" and birds.classes[barred] == "Barred Pippin"
+    assert birds.telling_parts(grand, "Rusty-winged Grossling") == ("beak",)
+    assert "beak" not in birds.telling_parts(grand, "Great-billed Grossling")
+    assert birds.telling_parts(barred, "Royal Pippin") == ("crest",)
+
+
+# --- the site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("material")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def test_the_site_is_built_strictly_and_fetches_nothing_from_outside(site):
+    tags = re.compile(r"<(?:script|link|img|iframe|source|video|audio|object|embed|use)\b[^>]*>", re.IGNORECASE)
+    outside = re.compile(r"(?:src|href|data|srcset)\s*=\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE)
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        html = page.read_text(encoding="utf-8")
+        assert [tag for tag in tags.findall(html) if outside.search(tag)] == []
+        assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", html)
+        assert 'class="mermaid"' not in html  # the theme would fetch mermaid from a CDN
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8"))
+
+
+def test_every_public_name_is_in_the_reference(site):
+    import finercam
+
+    html = "".join(page.read_text(encoding="utf-8") for page in (site / "api").glob("*.html"))
+    documented = {found.rpartition(".")[2] for found in re.findall(r'id="(finercam\.[\w.]+)"', html)}
+    modules = ["methods", "metrics", "plot", "references"]
+    wanted = set(finercam.__all__) - set(modules)
+    for module in (*modules, "concept", "data", "evaluation", "models", "probe", "report", "run", "images"):
+        with contextlib.suppress(ImportError):
+            __import__(f"finercam.{module}")
+        names = getattr(getattr(finercam, module), "__all__", ())
+        wanted |= {name for name in names if name not in ("attention",)}
+    assert wanted - documented == set()
