@@ -197,13 +197,16 @@ class Worker:
         found = []
         with torch.autocast(evidence.activations[0].device.type, enabled=False):
             for activation, gradients in zip(evidence.activations, evidence.gradients, strict=True):
-                if gradients.stride()[-2:] == (0, 0) and self._method.rule in BROADCASTING:
-                    gradients = gradients[..., :1, :1]
-                gradients, wide = gradients.float(), activation.float()
+                one_place = gradients.stride()[-2:] == (0, 0) and self._method.rule in BROADCASTING
+                gradients = (gradients[..., :1, :1] if one_place else gradients).float()
+                wide = activation.float()
                 if evidence.baseline is not None:  # Score-CAM takes the empty input's score off the target's alone
                     own = evidence.baseline.gather(1, ids[:, :1].to(evidence.baseline.device)).float()
                     gradients = torch.cat([gradients[:, :1] - own[:, :, None, None, None], gradients[:, 1:]], 1)
-                found.append(torch.stack([self._method.rule(wide, one) for one in gradients.unbind(1)], 1))
+                if one_place and self._method.rule is not rules.xgradcam:  # all classes in one pass over the channels
+                    found.append(torch.einsum("nmc,nchw->nmhw", gradients[..., 0, 0], wide))
+                else:
+                    found.append(torch.stack([self._method.rule(wide, one) for one in gradients.unbind(1)], 1))
         return found
 
     def _strengths(self, evidence: Evidence, contrast: Contrast) -> list[Tensor]:
