@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo test lint bench study clean
+.PHONY: demo app test lint docs bench study fuzz clean
 
 demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table here, panels and a page in out/demo
 	$(BIN)/finercam demo --out $(OUT)
+
+app: $(VENV)/.ready-demo  ## the web app, on this machine only
+	$(BIN)/finercam app
 
 test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -21,11 +24,18 @@ bench: $(VENV)/.ready-dev  ## speed and memory against a plain forward pass and 
 	$(BIN)/python -m benchmarks.engine --out out/bench/engine.json
 	$(BIN)/python -m benchmarks.metrics --out out/bench/metrics.json
 
+docs: $(VENV)/.ready-dev  ## the documentation, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
 study: $(VENV)/.ready-dev  ## the tables of docs/evaluation.md
-	$(BIN)/python -m benchmarks.study --out out/study
+	$(BIN)/python -m benchmarks.study --out out/study --write
+
+fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing, a minute each (a job of its own: atheris is an extra)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,fuzz]'
+	for target in images files contrasts; do $(BIN)/python -m fuzz.$$target --seconds 60 --seed 1 || exit 1; done
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out site .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ready-demo: pyproject.toml constraints.txt
 	$(call install,all)
