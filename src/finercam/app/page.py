@@ -29,7 +29,7 @@ MAX_BYTES, MAX_PIXELS = 20_000_000, 32_000_000
 KEPT_SECONDS = 1800
 """How long an idle visitor's picture stays in memory."""
 
-TEXTS = "red crest, white wing bar, heavy beak, bird"
+TEXTS = "red crest, white wing bars, massive beak, bird"
 SAVE = """() => {
     const save = () => document.querySelector("#save a, #save button, button#save, a#save")?.click()
     setTimeout(save, 250)
