@@ -25,6 +25,8 @@ __all__ = ["Actor", "explain_shards"]
 
 TRIES = 3
 """How often a shard is begun again after its worker died."""
+STARTS = 2
+"""How often Ray is started here: its own processes have 15 s to come up, which a busy machine may not give them."""
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory for a cluster started here: finished shards wait there to be written."""
 
@@ -117,13 +119,13 @@ def _started(cluster: Cluster) -> Any:
         gpus = {"num_gpus": math.ceil(cluster.workers * cluster.gpus)} if cluster.gpus else {}
         started = {"num_cpus": cluster.workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
         common |= started | gpus
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, STARTS + 1):
         try:
             ray.init(address=cluster.address, **common)
             return ray
         except Exception as error:  # ray raises plain Exception where its own processes came up too slowly
             ray.shutdown()
-            if attempt == TRIES or "timed out during startup" not in str(error):
+            if attempt == STARTS or "timed out during startup" not in str(error):
                 text = " ".join(str(error).split())[:200]
                 raise FinerCAMError(f"the Ray cluster {cluster.address!r} cannot be used: {text}") from error
     raise AssertionError
