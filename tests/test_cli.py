@@ -66,6 +66,21 @@ class TestExplain:
         text = page.read_text(encoding="utf-8")
         assert "Content-Security-Policy" in text and text.count("data:image/") >= 2
 
+    def test_a_folder_of_examples_shows_the_rival_in_panel_and_page(self, model, photos, tmp_path):
+        options = ["explain", photos / "b.jpg", "--model", model]
+        assert run(*options, "--out", tmp_path / "without").exit_code == 0
+        rival = index(tmp_path / "without")[0]["references"][0]
+        (tmp_path / "examples").mkdir()
+        Image.new("RGB", (30, 30), (9, 200, 9)).save(tmp_path / "examples" / f"{rival['name']}.png")
+        page = tmp_path / "page.html"
+        asked = [*options, "--out", tmp_path / "with", "--examples", tmp_path / "examples", "--html", page]
+        assert run(*asked).exit_code == 0
+        panels = [Image.open(tmp_path / name / "b.png") for name in ("without", "with")]
+        assert panels[1].width > panels[0].width and page.read_text().count("data:image/") == 3
+        assert (9, 200, 9) in {color for _, color in panels[1].convert("RGB").getcolors(1 << 24)}
+        refused = run(*asked[:-4], "--examples", tmp_path / "nowhere")
+        assert refused.exit_code == 2 and "nowhere" in refused.stderr
+
     def test_a_folder_with_a_broken_picture_reports_it_and_explains_the_rest(self, model, photos, tmp_path):
         done = run("explain", photos, "--model", model, "--out", tmp_path)
         assert done.exit_code == 1

@@ -300,13 +300,22 @@ class TestDifference:
         asked = answer(classes=2)
         assert torch.allclose(plot.difference(asked), -plot.difference(asked.reverse()), atol=1e-6)
 
-    def test_closest_takes_the_most_similar_reference_or_the_likeliest(self):
-        asked = answer()
-        similarity = torch.tensor([[0.1, 0.9]])
+    def test_closest_takes_the_first_that_was_picked_or_the_likeliest_given(self):
         from dataclasses import replace
 
-        assert plot.closest(replace(asked, similarity=similarity)).tolist() == [2]
-        assert plot.closest(replace(asked, similarity=similarity * torch.nan)).tolist() == [1]
+        asked = answer()
+        (first, second), logits = asked.references[0].tolist(), asked.logits.clone()
+        for likely in (first, second):
+            logits[0, [first, second]] = 0.0
+            logits[0, likely] = 1.0
+            for strategy, expected in (
+                ("similar", first),
+                ("predicted", first),
+                ("explicit", likely),
+                ("all", likely),
+            ):
+                setting = replace(asked.setting, strategy=strategy)
+                assert plot.closest(replace(asked, logits=logits, setting=setting)).tolist() == [expected]
 
 
 class TestShown:

@@ -78,15 +78,16 @@ class Folder:
         *,
         preprocess: Display | None = None,
         source: str | None = None,
+        example: Any = None,
     ) -> dict[str, Any]:
         """Write panel and maps of an explanation of one image; gives its entry of the index.
 
-        `source` is where the photo is from, for the index alone.
+        `example` is a picture of the rival in question, for the panel; `source` is where the photo is from, for the index alone.
         """
         from finercam.plot import panel
         from finercam.view.sheet import png
 
-        figure = panel(answer, image, preprocess=preprocess)  # first: it is what can fail
+        figure = panel(answer, image, example, preprocess=preprocess)  # first: it is what can fail
         stem = safe_stem(name, self.taken)
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays(answer))  # type: ignore[arg-type]

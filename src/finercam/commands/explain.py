@@ -52,6 +52,9 @@ def explain(
         None, min=16, help="Input size in pixels, e.g. 448 for finer maps than the model's own."
     ),
     html: Path = typer.Option(None, help="Also write one self-contained page in which other rivals can be asked."),
+    examples: Path = typer.Option(
+        None, help="Folder with a sub-folder or picture a class; the panel and the page show one of the rival."
+    ),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
     top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
 ) -> None:
@@ -82,7 +85,7 @@ def explain(
         preset=preset,
     )
     question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}
-    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, page=html is not None)
+    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples)
     job.run(files)
     if job.rows:
         columns = ["image", "prediction", "probability", "target", "references (similarity)"]
@@ -92,7 +95,9 @@ def explain(
             from finercam.report import write_report
 
             names = [row[0] for row in job.rows]
-            page = write_report(job.answers, html, names=names, preprocess=loaded.preprocess, rivals=RIVALS)
+            page = write_report(
+                job.answers, html, names=names, preprocess=loaded.preprocess, examples=examples, rivals=RIVALS
+            )
             typer.echo(f"open this page: {page.resolve()}")
     if job.failures or complaints:
         raise typer.Exit(1)
@@ -118,6 +123,7 @@ class Job:
     top: int
     page: bool = False
     """Hold on to the answers, for a page of them all."""
+    examples: Path | None = None
     rows: list[tuple[str, ...]] = field(default_factory=list)
     answers: list[Explanation] = field(default_factory=list)
     failures: int = 0
@@ -185,10 +191,28 @@ class Job:
         yield from zip(batch, answer, strict=True)
 
     def _save(self, photo: Photo, answer: Explanation) -> None:
-        self.folder.add(answer, photo.path.stem, photo.image, preprocess=self.preprocess, source=str(photo.path))
+        self.folder.add(
+            answer,
+            photo.path.stem,
+            photo.image,
+            preprocess=self.preprocess,
+            source=str(photo.path),
+            example=self._example(answer),
+        )
         self.rows.append(_row(photo.path, answer, self.top))
         if self.page:
             self.answers.append(answer)
+
+    def _example(self, answer: Explanation) -> Image.Image | None:
+        """A picture of the rival in question, where there is a folder of examples that has one."""
+        from finercam.names import label
+        from finercam.report.pictures import example_picture
+        from finercam.view.questions import closest
+
+        rival = int(closest(answer))
+        if self.examples is None or rival < 0:
+            return None
+        return example_picture(label(rival, answer.setting.class_names), rival, self.examples)
 
 
 def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:

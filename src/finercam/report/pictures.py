@@ -62,7 +62,15 @@ def data_uri(picture: Image.Image, side: int | None = None, quality: int = 88) -
 
 
 def example_of(name: str, class_id: int, examples: Mapping[Any, Any] | str | os.PathLike[str] | None) -> str | None:
-    """A small example picture of a class: from a mapping of names or ids to pictures, or a folder of them.
+    """A small example picture of a class as a `data:` address, see `example_picture`."""
+    found = example_picture(name, class_id, examples)
+    return None if found is None else data_uri(_square(found), THUMBNAIL, 82)
+
+
+def example_picture(
+    name: str, class_id: int, examples: Mapping[Any, Any] | str | os.PathLike[str] | None
+) -> Image.Image | None:
+    """An example picture of a class: from a mapping of names or ids to pictures, or a folder of them.
 
     In a folder, a sub-folder (its first picture by name) or a picture that is called as the class or its id.
     """
@@ -72,7 +80,7 @@ def example_of(name: str, class_id: int, examples: Mapping[Any, Any] | str | os.
         found = examples.get(name, examples.get(class_id))
     else:
         found = _in_folder(Path(examples), (name, str(class_id)))
-    return None if found is None else data_uri(_square(_opened(found)), THUMBNAIL, 82)
+    return None if found is None else _opened(found)
 
 
 def _opened(picture: Any) -> Image.Image:

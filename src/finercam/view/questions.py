@@ -110,17 +110,18 @@ def pair(answer: Explanation, against: Any = None, image: Any = None, *, preproc
 
 
 def closest(answer: Explanation) -> Tensor:
-    """Each sample's reference nearest to its target: the most similar one, or else the one with the highest logit.
+    """Each sample's rival in question: the first that its strategy picked, or the likeliest of those that were given.
 
-    `(N,)`, -1 where a sample has no reference.
+    `(N,)`, -1 where a sample has no reference. Strategies put their references in order: "predicted" the likeliest
+    first, "similar" the most similar one.
     """
-    references, similarity = answer.references.cpu(), answer.similarity.cpu()
+    references = answer.references.cpu()
     if references.shape[1] == 0:
         return torch.full((len(answer),), NONE)
+    if answer.setting.strategy not in ("explicit", "all"):
+        return references[:, 0]
     logits = answer.logits.detach().cpu().double().gather(1, references.clamp(min=0))
-    unknown = (similarity.isnan() & (references != NONE)).any(1, keepdim=True)
-    score = torch.where(unknown, logits, similarity.double()).masked_fill(references == NONE, -torch.inf)
-    return references.gather(1, score.nan_to_num(nan=-torch.inf).argmax(1, keepdim=True)).squeeze(1)
+    return references.gather(1, logits.masked_fill(references == NONE, -torch.inf).argmax(1, keepdim=True)).squeeze(1)
 
 
 def difference(answer: Explanation, rival: Tensor | None = None) -> Tensor:
