@@ -48,8 +48,8 @@ def signed(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0
     return _blend(_muted(pixels(image), mute), evidence, signed_colours, strongest, low=-1.0)
 
 
-def contour(image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, width: float = 2.0) -> Image.Image:
-    """The photo with lines where the map `(h, w)` in [0, 1] passes `levels`, `width` pixels wide; else untouched.
+def contour(image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, width: float | None = None) -> Image.Image:
+    """The photo with lines where the map `(h, w)` in [0, 1] passes `levels`, `width` pixels wide (None: as the photo's size asks); else untouched.
 
     Each line is in the colour of its level, on a dark edge that shows on any photo. Errors as in `overlay`.
 
@@ -64,6 +64,8 @@ def contour(image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, widt
     values = _on_grid(evidence, photo.shape[:2], low=0.0)
     if any(not 0 < level < 1 for level in levels):
         raise FinerCAMError(f"levels={tuple(levels)}: expected numbers between 0 and 1")
+    if width is None:  # on a small photo two pixels would cover what they point at
+        width = min(2.0, max(0.7, min(photo.shape[:2]) / 160))
     finer = 3  # drawn larger and shrunk: Pillow's lines have no smooth edges of their own
     # a rim of zeros closes the lines at the picture's edge
     lines = contour_generator(z=np.pad(values, 1))
@@ -72,7 +74,7 @@ def contour(image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, widt
         return Image.fromarray(photo)
     sheet = Image.new("RGBA", (photo.shape[1] * finer, photo.shape[0] * finer), (0, 0, 0, 0))
     draw = ImageDraw.Draw(sheet)
-    strokes = [(round(finer * width * 1.9), None), (round(finer * width), evidence_colours)]
+    strokes = [(max(2, round(finer * width * 1.9)), None), (max(1, round(finer * width)), evidence_colours)]
     for stroke, colours in strokes:
         for level, found in paths.items():
             colour = np.rint(255 * colours(np.array([level]))[0]) if colours else np.array([10, 5, 20])
