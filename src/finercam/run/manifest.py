@@ -74,7 +74,7 @@ def read_manifest(store: Store) -> Manifest | None:
     except FinerCAMError as error:
         raise FinerCAMError(f"{where}: {error}") from None
     data, about = content.get("data"), content.get("about")
-    if not _is_data(data) or not isinstance(about, dict) or not _is_sound(settings):
+    if not isinstance(data, dict) or not _is_data(data) or not isinstance(about, dict) or not _is_sound(settings):
         raise FinerCAMError(f"{where} is damaged: its settings or data are not what a run writes")
     return Manifest(settings, data, about)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class Read:
 
 def read_ahead(
     source: Source, preprocess: Preprocess, entries: Iterable[Entry], threads: int, ahead: int
-) -> Iterator[Read]:
+) -> Generator[Read, None, None]:
     """Read entries in their order, up to `ahead` of them before they are asked for; 0 threads: none."""
     if threads < 1:
         for entry in entries:

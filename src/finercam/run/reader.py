@@ -148,8 +148,9 @@ class Run:
 
         Raises FinerCAMError, with the reason that its row has, for an image that was not explained.
         """
-        import pyarrow.compute as pc
+        import pyarrow.compute
 
+        pc: Any = pyarrow.compute
         number, position = self._find(which) if isinstance(which, str) else self._shard_of(which)
         table = self._read(number)
         row = table.filter(pc.equal(table.column("position"), position))
@@ -178,8 +179,9 @@ class Run:
         return number, position
 
     def _find(self, path: str) -> tuple[int, int]:
-        import pyarrow.compute as pc
+        import pyarrow.compute
 
+        pc: Any = pyarrow.compute
         for number in self.shards:
             table = self._read(number, ["position", "path"])
             at = pc.index(table.column("path"), path).as_py()

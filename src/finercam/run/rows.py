@@ -114,15 +114,13 @@ def write_rows(rows: Sequence[Mapping[str, Any]], fingerprint: str, halved: int 
         else:
             columns.append(pa.array([row.get(column.name) for row in rows], column.type))
     written = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_arrays(columns, schema=described),
-        written,
-        compression="zstd",
-        use_dictionary=["status", "error", "label", "target", "method", "gamma"],
-        write_page_checksum=True,
-        write_statistics=["position", "path", "status", "label_id", "target_id"],
-        store_schema=True,
-    )
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": ["status", "error", "label", "target", "method", "gamma"],
+        "write_page_checksum": True,
+        "write_statistics": ["position", "path", "status", "label_id", "target_id"],
+    }
+    pq.write_table(pa.Table.from_arrays(columns, schema=described), written, **options)
     return written.getvalue()
 
 

@@ -73,7 +73,8 @@ class Settings:
             odd = sorted(names ^ set(values)) if isinstance(values, Mapping) else "all of them"
             raise FinerCAMError(f"settings of another version of finercam ({odd})")
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**plain)
         except TypeError as error:
             raise FinerCAMError(f"settings cannot be read: {error}") from None
 

@@ -100,8 +100,9 @@ def answers(table: Any, settings: Settings) -> Iterator[tuple[Any, Explanation]]
     Their logits are exact for the kept classes and, but for rounding, for the likeliest; the others share what is
     left of the probability evenly, so that every softmax of a known class is right.
     """
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    pc: Any = pyarrow.compute  # its functions are made when it is imported, unseen by type checkers
     table = table.filter(pc.is_valid(table.column("evidence"))).combine_chunks()
     if not len(table):
         return

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -311,7 +311,7 @@ def _autocast(settings: Settings) -> Any:
 @contextmanager
 def _computing(settings: Settings) -> Iterator[None]:
     """The same arithmetic in every run: as many threads as the settings say, no cuDNN trials; all put back."""
-    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    threads, cudnn = torch.get_num_threads(), cast(Any, torch.backends.cudnn)
     before = cudnn.benchmark, cudnn.deterministic
     torch.set_num_threads(settings.threads)
     cudnn.benchmark, cudnn.deterministic = False, True
