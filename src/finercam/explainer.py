@@ -98,7 +98,7 @@ class FinerCAM:
         batch_size: int | None = None,
         preset: str = "measured",
     ) -> None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise FinerCAMError(
                 f"preset={preset!r}: expected one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}"
             )
@@ -109,7 +109,7 @@ class FinerCAM:
         weighting: str = weights or usual["weights"]
         if not isinstance(model, nn.Module):
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-        if references not in strategies.STRATEGIES:
+        if not isinstance(references, str) or references not in strategies.STRATEGIES:
             known = ", ".join(strategies.STRATEGIES)
             raise FinerCAMError(
                 f"references={references!r}: expected one of {known}; name classes in the call, as against=[…]."
@@ -117,7 +117,7 @@ class FinerCAM:
             )
         if references == "confused" and confusion is None:
             raise FinerCAMError("references='confused' needs confusion=, a (K, K) matrix of counts, rows the truth")
-        if fusion not in FUSIONS:
+        if not isinstance(fusion, str) or fusion not in FUSIONS:
             raise FinerCAMError(f"fusion={fusion!r}: expected one of {', '.join(FUSIONS)}")
         self.model = unwrap(model)
         self.method = get_method(method)

@@ -325,7 +325,7 @@ def per_sample_gamma(gamma: float | Tensor | list[float], count: int) -> Tensor:
     """
     try:
         strength = torch.as_tensor(gamma, dtype=torch.float64).detach().cpu().flatten()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise FinerCAMError(f"gamma={gamma!r}: expected a number, or one for each image") from error
     if strength.numel() == 1:
         strength = strength.expand(count)

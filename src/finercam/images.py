@@ -230,24 +230,24 @@ class Preprocess:
             raise FinerCAMError(f"Preprocess: {what}")
 
         if self.mode not in MODES:
-            refuse(f"mode={self.mode!r} is not one of {', '.join(MODES)}.{suggest(str(self.mode), MODES)}")
+            refuse(f"mode={self.mode!r:.80} is not one of {', '.join(MODES)}.{suggest(str(self.mode), MODES)}")
         if self.mode == "native" and self.size is not None:
-            refuse(f"mode='native' keeps each picture's shape; size={self.size} must be None")
+            refuse(f"mode='native' keeps each picture's shape; size={self.size!r:.200} must be None")
         if self.mode != "native" and (self.size is None or len(self.size) != 2 or min(self.size) < 1):
-            refuse(f"mode={self.mode!r} needs size=(H, W) in pixels, not {self.size!r}")
+            refuse(f"mode={self.mode!r} needs size=(H, W) in pixels, not {self.size!r:.200}")
         if self.size is not None and self.size[0] * self.size[1] > MAX_PIXELS:
             refuse(f"size={self.size} is more than the limit of {MAX_PIXELS:,} pixels")
         if self.interpolation not in ("bicubic", "bilinear"):
-            refuse(f"interpolation={self.interpolation!r} is not 'bicubic' or 'bilinear'")
+            refuse(f"interpolation={self.interpolation!r:.80} is not 'bicubic' or 'bilinear'")
         if not 0.1 <= self.crop_ratio <= 2:
             refuse(f"crop_ratio={self.crop_ratio!r} is outside [0.1, 2]")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < s < math.inf for s in self.std):
-            refuse(f"mean={self.mean} and std={self.std} must be three numbers each, std above 0")
+            refuse(f"mean={self.mean!r:.100} and std={self.std!r:.100} must be three numbers each, std above 0")
         if not all(map(math.isfinite, self.mean)):
             refuse(f"mean={self.mean} is not finite")
         for name in ("max_side", "multiple"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
-                refuse(f"{name}={getattr(self, name)!r} is not a whole number of pixels")
+                refuse(f"{name}={getattr(self, name)!r:.80} is not a whole number of pixels")
         if self.max_side < 1 or self.multiple < 1:
             refuse(f"max_side={self.max_side} and multiple={self.multiple} must be at least 1")
 
@@ -343,12 +343,12 @@ class Preprocess:
         for key in settings:
             if key not in known:
                 raise FinerCAMError(
-                    f"preprocessing has no setting {key!r} (it has {', '.join(known)}).{suggest(key, known)}"
+                    f"preprocessing has no setting {key!r:.80} (it has {', '.join(known)}).{suggest(key, known)}"
                 )
         try:
             return cls(**settings)
         except TypeError as error:
-            raise FinerCAMError(f"preprocessing settings {dict(settings)!r}: {error}") from None
+            raise FinerCAMError(f"preprocessing settings {dict(settings)!r:.500}: {error}") from None
 
     # Geometry: a picture is resized to `_resized`, then `(left, top)` of that becomes the tensor's origin.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,9 @@ class ListFile(SampleList):
     """A CSV, TSV or plain text file with `path[,label]` a line, paths relative to `root` (the list's folder).
 
     A header is optional; with one, the columns are found by name (`path`, `label`, and a box `x0,y0,x1,y1`).
-    Labels are class names; where all are whole numbers they are taken as labels, and `classes` stays empty unless
-    given (a list of names, or a text file with one a line). A blank label, or −1, is not known (None). Lines that
-    begin with `#` are comments. A path that is absolute, climbs out of `root` or leaves it through a link is
+    Labels are class names; where all are whole numbers of at most six digits they are taken as labels, and `classes`
+    stays empty unless given (a list of names, or a text file with one a line). A blank label, or −1, is not known
+    (None). Lines that begin with `#` are comments. A path that is absolute, climbs out of `root` or leaves it through a link is
     skipped with its reason.
     """
 
@@ -95,7 +96,7 @@ def _names(classes: str | os.PathLike[str] | Sequence[str] | None) -> list[str]:
 def _labels(texts: list[str], names: list[str], path: Path) -> tuple[list[int | None], list[str]]:
     """One label a row, and the class names."""
     given = {text for text in texts if text}
-    if all(text.lstrip("-").isdigit() for text in given):
+    if all(re.fullmatch("-?[0-9]{1,6}", text) for text in given):
         labels = [int(text) if text and int(text) >= 0 else None for text in texts]
         return labels, names
     if names:

@@ -78,7 +78,7 @@ def open_dataset(text: str | os.PathLike[str], split: str | None = None, **optio
 
 def _parse(text: str) -> tuple[str, str, dict[str, Any]]:
     """`(kind or "", path, options)`; a file's own colon or question mark is left alone where the file exists."""
-    if Path(text).expanduser().exists():
+    if _there(text):
         return "", text, {}
     body, _, query = text.partition("?")
     try:
@@ -93,6 +93,13 @@ def _parse(text: str) -> tuple[str, str, dict[str, Any]]:
     if kind not in READERS:
         raise FinerCAMError(f"no dataset reader {kind!r}; there are {', '.join(READERS)}.{suggest(kind, READERS)}")
     return kind, place, asked
+
+
+def _there(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a file name, the home of nobody
+        return False
 
 
 def _recognise(path: Path) -> tuple[str, Path]:

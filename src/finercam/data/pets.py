@@ -31,7 +31,7 @@ class Pets(SampleList):
         for stem, number, *_ in rows:
             breed = stem.rpartition("_")[0].replace("_", " ")
             try:
-                label = int(number) - 1
+                label = _label(number)
                 path = safe_path(base / "images", f"{stem}.jpg")
             except ValueError as error:  # FinerCAMError is one too
                 skipped.append((stem, str(error)))
@@ -42,6 +42,13 @@ class Pets(SampleList):
             samples.append(Sample(f"images/{stem}.jpg", label, partial(_open, path), annotate))
         classes = [named.get(label, f"class {label + 1}") for label in range(max(named, default=-1) + 1)]
         super().__init__(f"Oxford-IIIT Pet {listing}", base, classes, samples, skipped)
+
+
+def _label(number: str) -> int:
+    label = int(number) - 1
+    if not 0 <= label < 10_000:  # a name is made for every class up to the highest
+        raise FinerCAMError(f"class {label + 1:.3g} is not one of a few dozen breeds, counted from 1")
+    return label
 
 
 def _open(path: Path):

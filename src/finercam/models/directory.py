@@ -134,7 +134,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FinerCAMError(f"{folder}/config.json is not a finercam model's (format: {FORMAT!r}){hint}")
     if config.get("version") != VERSION:
         raise FinerCAMError(
-            f"{folder}/config.json has version {config.get('version')!r}; this finercam reads {VERSION}: update it"
+            f"{folder}/config.json has version {config.get('version')!r:.80}; this finercam reads {VERSION}: update it"
         )
     return config
 
@@ -160,23 +160,25 @@ def build_architecture(architecture: Any, where: str = "architecture", budget: i
     except ImportError as error:
         raise FinerCAMError(f"{where}: needs {library}, which is not installed: {first_line(error)}") from error
     except Exception as error:
-        raise FinerCAMError(f"{where}: {library} cannot build {name!r}: {first_line(error)}") from error
+        raise FinerCAMError(f"{where}: {library} cannot build {name!r:.80}: {first_line(error)}") from error
 
 
 def _check_architecture(architecture: Any, where: str) -> None:
     if not isinstance(architecture, Mapping) or set(architecture) - {"library", "name", "kwargs"}:
         raise FinerCAMError(f"{where}: architecture must have library, name and kwargs, not {architecture!r:.200}")
     library, name, kwargs = architecture.get("library"), architecture.get("name"), architecture.get("kwargs", {})
-    if library not in BUILDERS:
+    if not isinstance(library, str) or library not in BUILDERS:
         known = ", ".join(BUILDERS)
         raise FinerCAMError(
-            f"{where}: unknown library {library!r}; known are {known}.{suggest(str(library), BUILDERS)}"
+            f"{where}: unknown library {library!r:.80}; known are {known}.{suggest(str(library), BUILDERS)}"
         )
-    if not isinstance(name, str) or not isinstance(kwargs, Mapping):
+    if not isinstance(name, str) or len(name) > 200 or not isinstance(kwargs, Mapping):
         raise FinerCAMError(f"{where}: architecture name must be text and kwargs a table")
     for key in kwargs:
         if not isinstance(key, str) or any(word in key.lower() for word in _FORBIDDEN):
-            raise FinerCAMError(f"{where}: the architecture option {key!r} is not allowed; weights lie in the folder")
+            raise FinerCAMError(
+                f"{where}: the architecture option {key!r:.80} is not allowed; weights lie in the folder"
+            )
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -68,7 +68,11 @@ def load_model(text: str | Path, device: str | torch.device = "cpu", dtype: torc
 def _load(text: str) -> LoadedModel:
     name, options = parse_options(text)
     source, _, rest = name.partition("/")
-    if Path(name).is_dir() and (Path(name) / "config.json").is_file():
+    try:
+        folder, there = (Path(name) / "config.json").is_file(), Path(name).exists()
+    except (OSError, ValueError):  # too long for a file name
+        folder = there = False
+    if folder:
         check_options(text, options, ())
         return load_directory(name)
     if source == "fieldguide":
@@ -86,7 +90,7 @@ def _load(text: str) -> LoadedModel:
                     f"model {text!r} needs a library: {first_line(error.__cause__)}; install finercam[models]"
                 ) from error
             raise
-    if Path(name).exists():
+    if there:
         raise FinerCAMError(f"{name} is not a model folder: it has no config.json")
     known = [*_ZOOS, "fieldguide"]
     raise FinerCAMError(f"model {text!r}: no folder, and no source {source!r}.{suggest(source, known) or _known()}")

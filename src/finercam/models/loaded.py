@@ -44,7 +44,7 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     for pair in filter(None, query.split("&")):
         key, equals, value = pair.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key):
-            raise FinerCAMError(f"model {text!r}: the option {pair!r} is not of the form key=value")
+            raise FinerCAMError(f"model {text!r:.200}: the option {pair!r:.80} is not of the form key=value")
         options[key] = _value(value)
     return name, options
 

@@ -151,6 +151,15 @@ def processor_settings(settings: Mapping[str, Any]) -> Preprocess:
     >>> processor_settings({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}).crop_ratio
     0.875
     """
+    try:
+        return _processor_settings(settings)
+    except FinerCAMError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FinerCAMError(f"an image processor's settings that cannot be used: {error}"[:300]) from error
+
+
+def _processor_settings(settings: Mapping[str, Any]) -> Preprocess:
     resized, crop = _sides(settings.get("size")), _sides(settings.get("crop_size"))
     mode, ratio = ("crop" if len(resized) == 1 else "squash"), 1.0
     if settings.get("crop_pct") and resized:
