@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from finercam.concept import audit, cosine, energy_overlap, rank_correlation
-from finercam.concept.audit import shifts
+from finercam.concept.audit import MEASURES, shifts
 from finercam.errors import FinerCAMError
 
 seeds = st.integers(0, 10_000)
@@ -87,6 +87,15 @@ def test_shifts_are_seeded_never_zero_and_leave_the_global_generator_alone() -> 
     assert first.shape == (40, 2, 1)
     assert (first < 0.999).all()  # a shift of zero would give 1
     assert not torch.equal(shifts(evidence, concepts, "cosine", 9, 0), shifts(evidence, concepts, "cosine", 9, 1))
+
+
+@pytest.mark.parametrize("by", list(MEASURES))
+def test_a_shift_is_the_measure_of_the_rolled_map(by: str) -> None:
+    evidence, concepts = smooth(0, 2, 2, 3), smooth(1, 2, 3, 2, 3)
+    all_five = shifts(evidence, concepts, by, 5, 0)
+    rolled = [evidence.roll((place // 3, place % 3), dims=(1, 2)) for place in range(1, 6)]
+    expected = torch.stack([MEASURES[by](maps[:, None], concepts) for maps in rolled])
+    assert torch.allclose(all_five.sort(0).values, expected.sort(0).values, atol=1e-6)
 
 
 def test_grids_may_differ() -> None:

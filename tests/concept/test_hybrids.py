@@ -8,7 +8,7 @@ import torch
 from finercam.concept.hybrids import NAMED, draw_hybrid, paint_hybrid, seen_parts, traits, vocabulary
 from finercam.concept.train import ABSENT, Album, contrastive_loss, texts_for
 from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, bird, caption
-from finercam.data.fieldguide.species import phrase
+from finercam.data.fieldguide.species import COLOURS, phrase
 from finercam.models.twotower import TwoTower
 
 COUNT = 80
@@ -37,7 +37,7 @@ def test_twins_share_their_scene_and_only_the_changed_part_is_repainted() -> Non
     assert changed.any()
     # A mark's shadowless edge blends with what lies below it, so a pixel around it may change as well.
     near = torch.nn.functional.max_pool2d(
-        torch.from_numpy((one.parts == number) | (other.parts == number))[None].float(), 3, 1, 1
+        torch.from_numpy((one.parts == number) | (other.parts == number))[None].float(), 5, 1, 2
     )[0].bool()
     assert (near.numpy() | ~changed).all()
 
@@ -74,8 +74,8 @@ def test_truth_of_texts_is_what_the_birds_wear() -> None:
                 assert ALBUM.styles[row, part] != ABSENT
                 assert style in (-2, ALBUM.styles[row, part])
                 assert colour in (-2, ALBUM.colours[row, part])
-        if len(text.claims) == 1 and text.claims[0][2] >= 0:  # what a text says is in its words
-            assert NAMED[text.claims[0][0]].split("_")[0][:4] in text.words or text.claims[0][0] in (4, 6, 8)
+        for _, _, colour in text.claims:  # what a text says is in its words
+            assert colour < 0 or list(COLOURS)[colour] in text.words
     assert len({text.words for text in texts}) > 100
 
 

@@ -10,26 +10,29 @@ import typer
 from finercam.errors import FinerCAMError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
-    from finercam.concept import Agreement, ImageText
-    from finercam.models import LoadedModel
+    from finercam.concept import Agreement
+    from finercam.images import Preprocess
 
 __all__ = ["concept"]
 
 PICTURES = 12
 """Pictures that are painted for an audit on Fieldguide species, where none are given."""
+SHOWN, BEST = 3, 4
+"""How many pictures and traits the panel of an audit shows."""
 
 
 def concept(
     images: list[str] = typer.Argument(None, metavar="[IMAGE…]", help="Files, folders or patterns such as 'a/*.jpg'."),
     text: list[str] = typer.Option(None, help="What to look for, e.g. 'red epaulets'; may be repeated."),
     against: str = typer.Option("bird", help="The more general word that it is held against."),
-    out: Path = typer.Option(None, "--out", "-o", help="Folder for panels and maps, or of the model that is trained."),
+    out: Path = typer.Option(None, "--out", "-o", help="Folder for panels and maps, for an audit's panel, or of the model that is trained."),
     model: str = typer.Option("twotower", "--model", "-m", help="twotower, open_clip/<name>/<pretrained>, hf/<org>/<name> or a folder."),
     method: str = typer.Option("value-attention", help="Base method; 'finercam methods' lists them."),
-    gamma: float = typer.Option(1.0, help="Strength of the contrast; 0 is the map of the text alone."),
-    audit: tuple[str, str] = typer.Option((None, None), metavar="C D", help="Why class C and not D: which texts does a classifier's evidence agree with?"),
+    gamma: float = typer.Option(0.3, help="Strength of the contrast; 0 is the map of the text alone."),
+    audit: tuple[str, str] = typer.Option(("", ""), show_default=False, metavar="C D", help="Why class C and not D: which texts does a classifier's evidence agree with?"),
     classifier: str = typer.Option("fieldguide/cnn", help="The classifier that is audited, as for explain --model."),
     train: bool = typer.Option(False, "--train", help="Train the two-tower model anew into --out, and do nothing else."),
     seed: int = typer.Option(0, min=0, help="Seed of training, and of the audit's baseline."),
@@ -41,8 +44,8 @@ def concept(
         if out is None:
             raise FinerCAMError("concept --train needs --out DIR, where the model is written")
         train_twotower(out, seed)
-    elif audit[0] is not None:
-        _audit(images or [], text or [], against, model, method, gamma, audit, classifier, seed)
+    elif any(audit):
+        _audit(images or [], text or [], against, out, model, method, gamma, audit, classifier, seed)
     else:
         if not images or not text or out is None:
             raise FinerCAMError(
@@ -95,6 +98,7 @@ def _audit(
     images: list[str],
     texts: list[str],
     against: str,
+    out: Path | None,
     model: str,
     method: str,
     gamma: float,
@@ -102,6 +106,8 @@ def _audit(
     classifier: str,
     seed: int,
 ) -> None:
+    import torch
+
     from finercam.commands.console import print_table
     from finercam.concept import audit, concept_maps, load_image_text
     from finercam.explainer import FinerCAM
@@ -109,14 +115,59 @@ def _audit(
 
     loaded, words = load_model(classifier), load_image_text(model)
     explain = FinerCAM(loaded.model, gamma=1.0, class_names=loaded.class_names)
-    texts = texts or _fieldguide_traits(pair[0])
-    seen, read = _pixels(images, pair[0], loaded, words, seed)
+    texts = list(dict.fromkeys(texts)) or _fieldguide_traits(pair[0])
+    photos = _photos(images, pair[0], seed)
+    seen, read = (torch.stack([one.preprocess(photo) for photo in photos]) for one in (loaded, words))
     answer = explain(seen, target=pair[0], against=[pair[1]])
     maps = concept_maps(words.model, read, texts, against, tokenizer=words.tokenizer, gamma=gamma, method=method)
     found = audit(answer.signed, maps, texts, seed=seed)
     print_table(COLUMNS, [_row(place, one) for place, one in enumerate(found, 1)], right=COLUMNS[2:])
     typer.echo(f"{classifier}: why {pair[0]} and not {pair[1]}, over {len(seen)} pictures; the first agrees most")
+    if out is not None:
+        best = [(one, maps[:, texts.index(one.trait)]) for one in found[:BEST]]
+        shown = [(photo, loaded.preprocess, words.preprocess) for photo in photos[:SHOWN]]
+        typer.echo(f"panel: {_panel(out, shown, answer.signed, best, pair, classifier)}")
 
+
+def _panel(
+    out: Path,
+    photos: list[tuple[Image, Preprocess, Preprocess]],
+    signed: Tensor,
+    best: list[tuple[Agreement, Tensor]],
+    pair: tuple[str, str],
+    classifier: str,
+) -> Path:
+    """Each picture, the classifier's contrast map on it, and the maps of the traits that agree most."""
+    import numpy as np
+
+    from finercam.maps import positive
+    from finercam.save import write
+    from finercam.view.blend import overlay
+    from finercam.view.sheet import Cell, Line, png, sheet
+
+    rows = []
+    for place, (photo, seen, read) in enumerate(photos):
+        of_classifier, of_words = _seen_part(photo, seen), _seen_part(photo, read)
+        columns = [(of_classifier, signed[place], f"{classifier}: not {pair[1]}", "its contrast map")]
+        for one, maps in best:
+            columns.append((of_words, maps[place], one.trait, f"cosine {one.cosine:.2f}, by chance {one.chance:.2f}"))
+        row = [Cell(np.asarray(of_classifier), pair[0] if place == 0 else "")]
+        for part, heat, title, note in columns:
+            picture = np.asarray(overlay(part, positive(heat[None])[0], mute=0.5))
+            row.append(Cell(picture, title, (Line(note),)) if place == 0 else Cell(picture, ""))
+        rows.append(row)
+    return write(out / "audit.png", png(sheet(rows, f"Why {pair[0]} and not {pair[1]}?")))
+
+
+def _seen_part(photo: Image, preprocess: Preprocess) -> Image:
+    """What a model sees of a photo, large enough to be looked at."""
+    part = photo.crop(tuple(round(edge) for edge in preprocess.crop_box(photo.size)))  # type: ignore[arg-type]
+    scale = SIDE / max(part.size)
+    return part.resize((max(round(part.width * scale), 1), max(round(part.height * scale), 1)))
+
+
+SIDE = 384
+"""Pixels of a picture's longer side in the panel of an audit."""
 
 COLUMNS = ("", "trait", "cosine", "by chance", "p", "energy overlap", "rank correlation")
 
@@ -126,23 +177,19 @@ def _row(place: int, one: Agreement) -> tuple[str, ...]:
     return (str(place), one.trait, *(f"{number:.2f}" for number in numbers))
 
 
-def _pixels(images: list[str], name: str, loaded: LoadedModel, words: ImageText, seed: int) -> tuple[Tensor, Tensor]:
-    """The pictures as the classifier takes them, and as the image–text model does."""
-    import torch
-
-    from finercam.images import read_image
-
+def _photos(images: list[str], name: str, seed: int) -> list[Image]:
+    """The pictures that are given, or painted ones of a Fieldguide species."""
     if images:
-        photos = [read_image(path) for path in _files(images)]
-    else:
-        from PIL import Image
+        from finercam.images import read_image
 
-        from finercam.data.fieldguide import Fieldguide
+        return [read_image(path) for path in _files(images)]
+    from PIL import Image
 
-        label = _species(name)
-        birds = Fieldguide(PICTURES, seed=seed + 3_000_000)
-        photos = [Image.fromarray(birds.picture(index, label).image) for index in range(PICTURES)]
-    return tuple(torch.stack([one.preprocess(photo) for photo in photos]) for one in (loaded, words))  # type: ignore[return-value]
+    from finercam.data.fieldguide import Fieldguide
+
+    label = _species(name)
+    birds = Fieldguide(PICTURES, seed=seed + 3_000_000)
+    return [Image.fromarray(birds.picture(index, label).image) for index in range(PICTURES)]
 
 
 def _fieldguide_traits(name: str) -> list[str]:

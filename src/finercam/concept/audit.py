@@ -24,8 +24,7 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
     >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, -3.0]]))
     tensor(1.)
     """
-    a, b = one.clamp(min=0).flatten(-2), other.clamp(min=0).flatten(-2)
-    return (_unit(a) * _unit(b)).sum(-1)
+    return _dot(_direction(one), _direction(other))
 
 
 def energy_overlap(one: Tensor, other: Tensor) -> Tensor:
@@ -34,8 +33,7 @@ def energy_overlap(one: Tensor, other: Tensor) -> Tensor:
     >>> energy_overlap(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
     tensor(0.7500)
     """
-    a, b = one.clamp(min=0).flatten(-2), other.clamp(min=0).flatten(-2)
-    return torch.minimum(_share(a), _share(b)).sum(-1)
+    return _common(_share(one), _share(other))
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
@@ -44,9 +42,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
     >>> round(rank_correlation(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[2.0, 2.5, 40.0]])).item(), 4)
     1.0
     """
-    a, b = _ranks(one.flatten(-2)), _ranks(other.flatten(-2))
-    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
-    return (_unit(a) * _unit(b)).sum(-1)
+    return _dot(_ranks(one), _ranks(other))
 
 
 MEASURES = {"cosine": cosine, "energy_overlap": energy_overlap, "rank_correlation": rank_correlation}
@@ -116,12 +112,15 @@ def agreement(classifier_maps: Tensor, concept_maps: Tensor) -> dict[str, Tensor
 
 def shifts(classifier_maps: Tensor, concept_maps: Tensor, by: str, count: int, seed: int) -> Tensor:
     """A measure at `count` random shifts of the classifier's maps over the edges, none of them zero: `(count, N, T)`."""
+    profile, compare = _STEPS[by]
     height, width = classifier_maps.shape[-2:]
     generator = torch.Generator().manual_seed(seed)
     places = 1 + torch.randperm(height * width - 1, generator=generator)
     places = places.repeat(-(-count // max(len(places), 1)))[:count].tolist()
-    moved = (classifier_maps.roll((place // width, place % width), dims=(-2, -1)) for place in places)
-    return torch.stack([MEASURES[by](maps[:, None], concept_maps) for maps in moved])
+    # A profile moves with its map, so each map is looked at once and not at every shift.
+    moving, fixed = profile(classifier_maps).unflatten(-1, (height, width)), profile(concept_maps)
+    moved = (moving.roll((place // width, place % width), dims=(-2, -1)).flatten(-2) for place in places)
+    return torch.stack([compare(one[:, None], fixed) for one in moved])
 
 
 def _on_one_grid(classifier_maps: Tensor, concept_maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -142,13 +141,32 @@ def _unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def _share(x: Tensor) -> Tensor:
+def _direction(maps: Tensor) -> Tensor:
+    return _unit(maps.clamp(min=0).flatten(-2))
+
+
+def _share(maps: Tensor) -> Tensor:
+    x = maps.clamp(min=0).flatten(-2)
     x = x / x.amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x / x.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def _ranks(x: Tensor) -> Tensor:
-    """Ranks along the last axis from 0, equal values sharing the mean of theirs."""
-    below = torch.searchsorted(ordered := x.contiguous().sort(-1).values, x.contiguous())
-    upto = torch.searchsorted(ordered, x.contiguous(), right=True)
-    return (below + upto - 1).to(x.dtype) / 2
+def _ranks(maps: Tensor) -> Tensor:
+    """Ranks of the places, equal values sharing the mean of theirs, less their mean, as a vector of length 1."""
+    x = maps.flatten(-2).contiguous()
+    below = torch.searchsorted(ordered := x.sort(-1).values, x)
+    upto = torch.searchsorted(ordered, x, right=True)
+    ranks = (below + upto - 1).to(x.dtype) / 2
+    return _unit(ranks - ranks.mean(-1, keepdim=True))
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return (one * other).sum(-1)
+
+
+def _common(one: Tensor, other: Tensor) -> Tensor:
+    return torch.minimum(one, other).sum(-1)
+
+
+_STEPS = {"cosine": (_direction, _dot), "energy_overlap": (_share, _common), "rank_correlation": (_ranks, _dot)}
+"""Each measure in two steps: what is taken of a map by itself, `(…, h·w)`, and how two of those compare."""

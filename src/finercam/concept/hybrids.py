@@ -149,9 +149,20 @@ def draw_hybrid(seed: int, index: int) -> Hybrid:
 
 
 def _mark(rng: np.random.Generator, part: str, coat: dict[str, str]) -> Mark:
-    style = str(rng.choice(list(STYLES[part])))
+    """A mark as some species of the book wears it, if it can be seen on the coat, or of any style and colour."""
     around = {"wing_bar": ("wing",), "epaulet": ("wing",), "tail": (), "beak": (), "crest": ("head",)}
-    return Mark(style, _colour(rng, [coat[where] for where in around.get(part, ("back", "belly", "head"))]))
+    unlike = [coat[where] for where in around.get(part, ("back", "belly", "head"))]
+    known = _book(part)
+    mark = known[int(rng.integers(len(known)))]
+    if rng.random() < 0.5 and not any(mark.colour == other or near(mark.colour, other) for other in unlike):
+        return mark
+    return Mark(str(rng.choice(list(STYLES[part]))), _colour(rng, unlike))
+
+
+@cache
+def _book(part: str) -> tuple[Mark, ...]:
+    """The marks that the Fieldguide's species wear on a part."""
+    return tuple(dict.fromkeys(species.marks[part] for species in SPECIES if part in species.marks))
 
 
 def _colour(rng: np.random.Generator, unlike: list[str] | tuple[str, ...]) -> str:

@@ -1,0 +1,82 @@
+"""`finercam concept` end to end: panels of texts, the audit's table, training, and one-line complaints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from finercam.cli import app
+from finercam.concept.train import train
+from finercam.data.fieldguide import Fieldguide
+from finercam.models.twotower import load_twotower
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["concept", *(str(argument) for argument in arguments)])
+
+
+def test_texts_are_explained_against_the_general_word(tmp_path: Path) -> None:
+    Fieldguide(1, 3).image(0).save(tmp_path / "bird.png")
+    done = run(tmp_path / "bird.png", "--text", "orange legs", "--text", "red crest", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    index = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    asked = [(one["target"]["name"], one["references"][0]["name"], one["gamma"]) for one in index["explanations"]]
+    assert asked == [("orange legs", "bird", 0.3), ("red crest", "bird", 0.3)]
+    assert all((tmp_path / "out" / one["files"]["panel"]).stat().st_size > 1000 for one in index["explanations"])
+    assert "value-attention" in json.dumps(index)
+
+
+def test_a_broken_picture_does_not_lose_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    Fieldguide(1, 3).image(0).save(tmp_path / "b.png")
+    done = run(tmp_path, "--text", "red crest", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "a.png" in done.stderr
+    assert "1 explained" in done.stdout
+
+
+def test_the_audit_lists_the_traits_of_a_pair() -> None:
+    done = run("--audit", "Red-crested Pippin", "Plain Pippin")
+    assert done.exit_code == 0, done.output
+    rows = [line for line in done.stdout.splitlines() if line[:1].isdigit()]
+    assert len(rows) == 6
+    assert any("red crest" in row for row in rows)
+    assert "why Red-crested Pippin and not Plain Pippin" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give pictures, --text TEXT and --out DIR"),
+        (["--train"], "needs --out"),
+        (["x.png", "--text", "bird", "--out", "o"], "both 'bird'"),
+        (["--audit", "Blue Jay", "Plain Pippin"], "no Fieldguide species"),
+        (["x.png", "--text", "red crest", "--out", "o", "--model", "open_clip/none/none"], "no such model"),
+    ],
+)
+def test_what_is_missing_is_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    arguments = [str(tmp_path / one) if one in ("x.png", "o") else one for one in arguments]
+    if arguments and arguments[0].endswith("x.png"):
+        Fieldguide(1, 3).image(0).save(arguments[0])
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_training_is_seeded_and_writes_a_model_that_can_be_read(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    short = {"images": 32, "steps": 2, "batch": 16, "fresh": 54, "workers": 1, "log": lambda line: None}
+    record = train(tmp_path / "a", 1, **short)  # type: ignore[arg-type]
+    train(tmp_path / "b", 1, **short)  # type: ignore[arg-type]
+    assert torch.equal(state, torch.get_rng_state())
+    assert (
+        0 <= record["zero_shot_interval"][0] <= record["zero_shot_accuracy"] <= record["zero_shot_interval"][1] <= 1
+    )
+    one, other = (load_twotower(tmp_path / name)[0].state_dict() for name in "ab")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert load_twotower(tmp_path / "a")[1].training["seed"] == 1
