@@ -34,7 +34,7 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert code[0].outputs == []  # installs nothing where finercam is
     outputs = [output for cell in code for output in cell.outputs]
     assert sum("image/jpeg" in output.get("data", {}) for output in outputs) >= 6
-    told = "".join(output.get("text", "") for output in outputs)
+    told = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "Royal Pippin (100%) rather than Barred Pippin" in told
     accuracy = re.search(r"accuracy on 30 new pictures: (\d+)%", told)
     assert accuracy and int(accuracy[1]) >= 90

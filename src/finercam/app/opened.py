@@ -42,6 +42,11 @@ class Opened:
     def usual_method(self) -> str:
         return "value-attention" if self.by_words else "gradcam"
 
+    @property
+    def usual_gamma(self) -> float:
+        """The best of the measured ones: docs/evaluation.md, docs/zeroshot.md."""
+        return 0.3 if self.by_words else 0.6
+
 
 def model_choices(more: Sequence[str] = ()) -> list[str]:
     """The models to choose from: those given, the built-in ones, and the image–text model where it is shipped.

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Base
 
 from finercam import methods
 from finercam.app import asking, views
 from finercam.app.asking import STRATEGIES, Asked, Picture
 from finercam.app.files import KINDS
-from finercam.app.opened import model_choices, open_model, read_texts
+from finercam.app.opened import Opened, model_choices, open_model, read_texts
 from finercam.errors import FinerCAMError
 from finercam.images import read_image
 
@@ -146,6 +147,7 @@ class Page:
             self.target: gr.update(choices=names, value=asked.target),
             self.other: gr.update(choices=names, value=None),
             self.texts: gr.update(visible=asked.opened.by_words),
+            self.gamma: float(asked.answer.gamma[0]),
             self.method: gr.update(choices=_methods(asked.opened.by_words), value=asked.answer.method),
         }
 
@@ -165,7 +167,7 @@ class Page:
         some = [
             self.asked, self.notice, self.headline, self.plain, self.finer, self.told, self.rivals, self.target,
         ]  # fmt: skip
-        everything = [*some, self.other, self.texts, self.method, self.upload]
+        everything = [*some, self.other, self.texts, self.method, self.gamma, self.upload]
 
         def on(
             trigger: Callable[..., Any], act: Callable[..., Update], given: list[Any], seen: list[Any], **more: Any
@@ -208,7 +210,7 @@ class Page:
         return safe
 
     def _start(self, *setting: Any) -> Update:
-        return self._look(asking.gallery()[5], *setting)
+        return self._look(asking.gallery()[5], *setting, usual=True)
 
     def _gallery(self, chosen: gr.SelectData, *setting: Any) -> Update:
         return self._look(asking.gallery()[chosen.index], *setting)
@@ -230,15 +232,22 @@ class Page:
             path.unlink(missing_ok=True)
 
     def _again(self, asked: Asked | None, *setting: Any) -> Update:
-        return self._look(asking.gallery()[5] if asked is None else asked.picture, *setting)
+        if asked is None:
+            return self._start(*setting)
+        return self._look(asked.picture, *setting, usual=self._opened(setting[0]).by_words != asked.opened.by_words)
+
+    def _opened(self, model: str | None) -> Opened:
+        if not self.typed and model not in self.models:
+            raise FinerCAMError(f"model {model!r} is not offered here; choose one of the list")
+        return open_model(str(model or ""))
 
     def _look(
         self, picture: Picture, model: str, method: str, strategy: str, count: float, gamma: float, weights: str,
-        texts: str, view: str,
+        texts: str, view: str, usual: bool = False,
     ) -> Update:  # fmt: skip
-        if not self.typed and model not in self.models:
-            raise FinerCAMError(f"model {model!r} is not offered here; choose one of the list")
-        opened = open_model(str(model or ""))
+        opened = self._opened(model)
+        if usual:  # a model of another kind: what was measured to be best for it
+            gamma, method = opened.usual_gamma, opened.usual_method
         method = method if method in _methods(opened.by_words) else opened.usual_method
         typed = read_texts(texts) if opened.by_words else ()
         asked = asking.look(opened, picture, method, strategy, int(count), float(gamma), weights, typed)
@@ -293,7 +302,7 @@ class Page:
 def theme() -> gr.Theme:
     """Colours of the live report, and fonts of the visitor's own device: none is fetched."""
     own = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
-    return gr.themes.Base(
+    return Base(
         primary_hue="orange", secondary_hue="indigo", neutral_hue="stone", font=own, font_mono=["ui-monospace", "monospace"],
         radius_size="lg",
     ).set(
