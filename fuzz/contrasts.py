@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from finercam import FinerCAM, FinerCAMError
 from fuzz.rules import one_line
 
 __all__ = ["CLASSES", "NAMES", "check", "explainers", "questions"]
@@ -104,6 +103,8 @@ explainers = st.fixed_dictionaries(
 
 def check(build: Mapping[str, Any], ask: Mapping[str, Any], again: Mapping[str, Any]) -> None:
     """Ask a fresh explainer, and its answer again. Raises whatever breaks the promise."""
+    from finercam import FinerCAM, FinerCAMError  # here, so that the runner can instrument what is imported
+
     model = Gap()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rng = torch.get_rng_state()
@@ -153,4 +154,5 @@ def drawn(build: Mapping[str, Any], ask: Mapping[str, Any], again: Mapping[str, 
 if __name__ == "__main__":
     from fuzz.runner import main
 
-    main("contrasts", drawn.hypothesis.fuzz_one_input, dict, ["finercam"])  # type: ignore[attr-defined]
+    begin = {f"{length}": bytes(range(256))[:length] for length in (8, 64, 200)}
+    main("contrasts", drawn.hypothesis.fuzz_one_input, lambda: begin, ["finercam"])  # type: ignore[attr-defined]

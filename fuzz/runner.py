@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def _fuzz(
     import atheris
 
     with atheris.instrument_imports(include=list(instrument)):
+        importlib.import_module("finercam.explainer")
         check(b"\0")  # what the target imports when it is first called
 
     def one(data: bytes) -> None:

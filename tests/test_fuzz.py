@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from fuzz import contrasts, files, images, seeds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -106,9 +108,18 @@ def _keys(node: Any) -> Any:
     return list(node) if isinstance(node, dict) else range(len(node))
 
 
-@settings(max_examples=60, **SETTINGS)
+@settings(max_examples=200, **SETTINGS)
 @given(contrasts.explainers, contrasts.questions, contrasts.questions)
 @example({}, {"gamma": 10**400}, {})
 @example({}, {"target": [0, 1], "against": [2]}, {"gamma": 0})
+@example({}, {"gamma": 1.5e186}, {"gamma": 1e30})
+@example({"references": np.array([[1], [2]])}, {}, {})
+@example({"class_names": np.array(1)}, {}, {})
+@example({"smooth": np.array([1, 2])}, {}, {})
+@example({"preset": []}, {}, {})
+@example({}, {"target": torch.tensor([1, 2]).to_sparse()}, {})
+@example({"keep": torch.tensor([1, 2]).to_sparse()}, {}, {})
+@example({}, {"weights": np.array([1, 2])}, {"against": "Blue Jay\n"})
+@example({}, {}, {"weights": np.array(["Blue Jay", "Junco"])})
 def test_questions_of_every_kind(build: dict[str, Any], ask: dict[str, Any], again: dict[str, Any]) -> None:
     contrasts.check(build, ask, again)

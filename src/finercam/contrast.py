@@ -33,7 +33,7 @@ class Contrast:
     weights: str = "mean"
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
+        if not isinstance(self.weights, str) or self.weights not in WEIGHTS:
             expected = ", ".join(WEIGHTS)
             raise FinerCAMError(
                 f"weights={self.weights!r}: expected one of {expected}.{suggest(str(self.weights), WEIGHTS)}"

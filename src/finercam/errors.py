@@ -5,11 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 1500
+"""Letters of a message: room for a long list of what is known, and paths."""
+
 __all__ = ["FinerCAMError", "suggest"]
 
 
 class FinerCAMError(ValueError):
-    """One line that says what was given, what was expected and how to mend it."""
+    """One line that says what was given, what was expected and how to mend it.
+
+    What was given may be an array, whose text has several lines, or a name of a megabyte: one line it stays.
+
+    >>> print(FinerCAMError("given: [1\\n 2]"))
+    given: [1 2]
+    """
+
+    def __init__(self, message: object = "") -> None:
+        line = " ".join(part.strip() for part in str(message).splitlines())
+        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}…")
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:

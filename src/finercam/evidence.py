@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finercam.contrast import Contrast, contrast_terms, one_hot
 from finercam.errors import FinerCAMError
+from finercam.names import plain
 from finercam.references import NONE
 
 __all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions", "joined_evidence"]
@@ -180,7 +181,7 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
 
 def checked_keep(keep: Any) -> Keep:
     """What to keep, as `directions` takes it; raises FinerCAMError for anything else."""
-    keep = keep.tolist() if hasattr(keep, "tolist") else keep
+    keep = plain(keep)
     if (isinstance(keep, str) and keep in KEPT) or (type(keep) is int and keep >= 0):
         return keep
     if isinstance(keep, (list, tuple, range)) and all(type(k) is int and k >= 0 for k in keep):

@@ -106,7 +106,7 @@ class FinerCAM:
         strength: float = usual["gamma"] if gamma is None else gamma
         references = str(usual["references"]) if references is None else references
         num_references = usual["num_references"] if num_references is None else num_references
-        weighting: str = weights or usual["weights"]
+        weighting: str = usual["weights"] if weights is None else weights
         if not isinstance(model, nn.Module):
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         if not isinstance(references, str) or references not in strategies.STRATEGIES:
@@ -198,7 +198,7 @@ class FinerCAM:
         strength = per_sample_gamma(self.gamma if gamma is None else gamma, count)[at]
         named = None if against is None else shared_or_per_sample(against, count, self.class_names, num_classes)[at]
         picked = self.choose(logits, chosen, named, self.num_references, at.start)
-        contrast = Contrast(chosen, picked.ids, strength, weights or self.weights)
+        contrast = Contrast(chosen, picked.ids, strength, self.weights if weights is None else weights)
         setting = Setting(
             self.method if method is None else get_method(method),
             source.run.layers,

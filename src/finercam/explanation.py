@@ -169,7 +169,8 @@ class Explanation:
             references = self._asker().choose(self.seen[0][1].logits, asked, against, setting.num_references)
             setting = replace(setting, strategy=references.strategy)
         strength = self.gamma if gamma is None else per_sample_gamma(gamma, len(self))
-        contrast = Contrast(asked, references.ids, strength, weights or self.contrast.weights)
+        weights = self.contrast.weights if weights is None else weights
+        contrast = Contrast(asked, references.ids, strength, weights)
         if setting.method.gather is self.setting.method.gather:
             try:
                 return replace(
@@ -317,6 +318,10 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     )
 
 
+LARGEST = 1e6
+"""Above it the target's own share is lost in rounding, and soon the map in infinity."""
+
+
 def per_sample_gamma(gamma: float | Tensor | list[float], count: int) -> Tensor:
     """Gamma as `(N,)`, from one number or one a sample; finite and at least 0.
 
@@ -331,8 +336,10 @@ def per_sample_gamma(gamma: float | Tensor | list[float], count: int) -> Tensor:
         strength = strength.expand(count)
     if len(strength) != count:
         raise FinerCAMError(f"{len(strength)} values of gamma for {count} images; give one for all, or one for each")
-    if not bool((torch.isfinite(strength) & (strength >= 0)).all()):
-        raise FinerCAMError(f"gamma={gamma!r}: expected finite numbers of at least 0 (0 is the plain method)")
+    if not bool(((strength >= 0) & (strength <= LARGEST)).all()):  # false for NaN
+        raise FinerCAMError(
+            f"gamma={gamma!r}: expected finite numbers of at least 0 (0 is the plain method), at most {LARGEST:g}"
+        )
     return strength
 
 

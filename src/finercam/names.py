@@ -12,7 +12,7 @@ from torch import Tensor
 from finercam.errors import FinerCAMError, suggest
 from finercam.references import NONE
 
-__all__ = ["class_id", "in_order", "label", "per_sample", "shared_or_per_sample"]
+__all__ = ["class_id", "in_order", "label", "per_sample", "plain", "shared_or_per_sample"]
 
 
 def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
@@ -27,7 +27,11 @@ def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...]
     if isinstance(names, Mapping):
         given = {str(index): name for index, name in names.items()}  # a JSON file's keys are strings
         listed = [given.get(str(index)) for index in range(len(given))]
-    if isinstance(listed, str) or not hasattr(listed, "__iter__") or not all(isinstance(n, str) for n in listed):
+    try:
+        listed = None if isinstance(listed, str) else list(listed)  # once: an iterator gives its names but once
+    except TypeError:  # no sequence, or an array without an axis
+        listed = None
+    if listed is None or not all(isinstance(n, str) for n in listed):
         raise FinerCAMError(
             "class_names: expected one name (str) for each class, in the order of the logits, or a mapping from ids 0…"
         )
@@ -61,7 +65,7 @@ def label(index: int, names: Sequence[str] | None) -> str:
 
 def per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes: int) -> list[int]:
     """Targets as the caller wrote them, one for all or one a sample, as `count` class ids."""
-    asked = _plain(asked)
+    asked = plain(asked)
     if isinstance(asked, (str, Integral)):
         return [class_id(asked, names, num_classes, "target")] * count
     if not _listed(asked):
@@ -74,12 +78,12 @@ def per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes:
 def shared_or_per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes: int) -> list[list[int]]:
     """References as the caller wrote them: one class, a flat list shared by all images, or one list an image."""
     padded = getattr(asked, "ndim", 0) == 2  # a tensor of ids, like Explanation.references, is filled with -1
-    asked = _plain(asked)
+    asked = plain(asked)
     if isinstance(asked, (str, Integral)):
         asked = [asked]
     if not _listed(asked):
         raise FinerCAMError(f"against={asked!r}: expected class ids or names, or a list of them for each image")
-    asked = [_plain(entry) for entry in asked]
+    asked = [plain(entry) for entry in asked]
     nested = [_listed(entry) for entry in asked]
     if any(nested) and not all(nested):
         raise FinerCAMError(
@@ -122,6 +126,9 @@ def _listed(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _plain(value: Any) -> Any:
-    """Tensors and arrays as lists and numbers."""
-    return value.tolist() if hasattr(value, "tolist") else value
+def plain(value: Any) -> Any:
+    """Tensors and arrays as lists and numbers; FinerCAMError for a tensor that holds none."""
+    try:
+        return value.tolist() if hasattr(value, "tolist") else value
+    except (RuntimeError, TypeError) as error:
+        raise FinerCAMError(f"{value!r}: expected plain values, and this {type(value).__name__} has none") from error

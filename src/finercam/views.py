@@ -46,7 +46,7 @@ def views(smooth: str | tuple[str, ...] | None) -> tuple[View, ...]:
     """
     asked = smooth if isinstance(smooth, (tuple, list)) else () if smooth is None else (smooth,)
     for name in asked:
-        if name not in ("flip", "scale"):
+        if not isinstance(name, str) or name not in ("flip", "scale"):
             raise FinerCAMError(f"smooth={smooth!r}: expected 'flip', 'scale' or both")
     scales = (1.0, 0.875, 1.125) if "scale" in asked else (1.0,)
     flips = (False, True) if "flip" in asked else (False,)
