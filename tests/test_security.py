@@ -23,6 +23,7 @@ from finercam.errors import FinerCAMError
 from finercam.images import MAX_BYTES, Preprocess, read_image
 from finercam.models import load_model, read_weights, save_directory
 from finercam.models.backbone import load_backbone
+from finercam.models.budget import Budget
 from finercam.models.directory import build_architecture
 from finercam.probe import compare
 from finercam.probe.released import read_head
@@ -227,6 +228,11 @@ def test_an_absurd_architecture_is_one_line(change: dict[str, Any], says: str, t
 def test_no_library_is_let_to_fill_the_memory(architecture: dict[str, Any], tmp_path: Path) -> None:
     folder = save_directory(tmp_path / "model", build_architecture(CNN), architecture=architecture)
     refused(lambda: load_model(folder), "too many for its weights")
+
+
+def test_the_budget_brings_no_compiler() -> None:
+    """Wrapped by PyTorch to keep Dynamo out, it would import it: seconds for every model folder."""
+    assert not hasattr(Budget.__torch_dispatch__, "__wrapped__")
 
 
 def test_a_configuration_without_end(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ class Budget(TorchDispatchMode):
         super().__init__()
         self.limit, self.taken, self.tensors = FLOOR + elements, 0, 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch would import its compiler, seconds of it, to keep it away from what follows
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._check(_asked(func, args))
