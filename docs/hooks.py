@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from griffe import Extension, Object
 
-COMING = {"app.md", "scale.md", "zeroshot.md"}
-"""Pages that are in the navigation once they are there."""
-
 DIAGRAM = "![How data flows through finercam](images/architecture.png)"
-
-
-def on_config(config: Any) -> Any:
-    config.nav = _present(config.nav, Path(config.docs_dir))
-    return config
-
-
-def _present(entries: list[Any], docs: Path) -> list[Any]:
-    kept: list[Any] = []
-    for entry in entries:
-        if isinstance(entry, dict):
-            ((title, target),) = entry.items()
-            if isinstance(target, list):
-                entry = {title: _present(target, docs)}
-            elif target in COMING and not (docs / target).exists():
-                continue
-        kept.append(entry)
-    return kept
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -141,3 +141,30 @@ def test_what_ships_reads_pictures() -> None:
     )
     score = (embedded @ F.normalize(two.encode_text(two.tokenize("a red crest")), dim=-1).T)[:, 0]
     assert (score[:12] > score[12:]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"words": None}, {"words": "bird"}, {"words": [1]}, {"width": 10**9}, {"width": "96"}, {"width": 7},
+        {"preprocess": {"size": "no"}}, {"preprocess": {"sizes": 1}}, {"format": "other"}, "[]", "{", "[" * 100_000,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_broken_folder_is_told_in_one_line(tmp_path, change):
+    model, meta = load_twotower()
+    save_twotower(model, meta, tmp_path)
+    text = change
+    if isinstance(change, dict):
+        text = json.dumps(json.loads((tmp_path / "config.json").read_text()) | change)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(FinerCAMError) as told:
+        load_twotower(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_weights_that_are_none_are_told_in_one_line(tmp_path):
+    save_twotower(*load_twotower(), tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(FinerCAMError, match=r"model\.safetensors"):
+        load_twotower(tmp_path)

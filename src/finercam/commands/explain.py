@@ -138,7 +138,8 @@ class Job:
             task = bar.add_task("explaining", total=len(files))
 
             def tell(path: Path, reason: object) -> None:
-                complain(f"{path}: {reason}", None if bar.disable else bar.console)
+                named = str(reason).startswith(str(path))  # as in "photo.jpg does not exist"
+                complain(str(reason) if named else f"{path}: {reason}", None if bar.disable else bar.console)
 
             for batch in self._batches(files, tell):
                 for photo, outcome in self._outcomes(batch):

@@ -123,6 +123,15 @@ def _from_transformers(name: str) -> ImageText:
 
     from finercam.models.zoo import processor_settings
 
-    model = AutoModel.from_pretrained(name, weights_only=True)
+    # False, and not unset: unset asks at the terminal whether the model's own code may run
+    model = AutoModel.from_pretrained(name, weights_only=True, trust_remote_code=False)
     settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    return ImageText(model, AutoTokenizer.from_pretrained(name), processor_settings(settings), f"hf/{name}")
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    expected = getattr(getattr(model.config, "text_config", model.config), "vocab_size", 0)
+    if (
+        len(tokenizer) < expected // 2
+    ):  # transformers makes up a tokenizer where there is none, and all texts are alike
+        raise FinerCAMError(
+            f"hf/{name}: its tokenizer knows {len(tokenizer)} tokens and the model {expected}; add the tokenizer's files"
+        )
+    return ImageText(model, tokenizer, processor_settings(settings), f"hf/{name}")

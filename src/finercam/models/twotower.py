@@ -177,20 +177,34 @@ def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerM
     >>> model(torch.zeros(1, 3, *meta.preprocess.size), model.tokenize(["a red crest", "bird"])).shape
     torch.Size([1, 2])
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     source = files("finercam.models") / "weights" / "twotower" if folder is None else Path(folder)
     try:
         config = json.loads((source / "config.json").read_text())
         weights = (source / "model.safetensors").read_bytes()
-    except OSError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FinerCAMError(f"{source}: expected a folder with config.json and model.safetensors") from error
-    if config.get("format") != "finercam-twotower":
+    if not isinstance(config, dict) or config.get("format") != "finercam-twotower":
         raise FinerCAMError(f"{source}: this is no two-tower model; write one with finercam concept --train")
-    meta = TwoTowerMeta(
-        config["words"], config["width"], Preprocess.from_json(config["preprocess"]), config["training"]
-    )
-    with torch.device("meta"):  # spares the initialisation that loading would overwrite
-        model = TwoTower(meta.words, meta.width)
-    model.load_state_dict({key: value.float() for key, value in load(weights).items()}, assign=True)
+    meta = _meta(config, source)
+    try:
+        with torch.device("meta"):  # spares the initialisation that loading would overwrite
+            model = TwoTower(meta.words, meta.width)
+        model.load_state_dict({key: value.float() for key, value in load(weights).items()}, assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise FinerCAMError(f"{source}: model.safetensors does not hold what config.json says: {line}") from error
     return model.requires_grad_(True).eval(), meta
+
+
+def _meta(config: dict[str, Any], source: Any) -> TwoTowerMeta:
+    words, width = config.get("words"), config.get("width")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not words:
+        raise FinerCAMError(f"{source}: config.json has words={words!r:.60}; expected a list of words")
+    if type(width) is not int or not 1 <= width <= 4096:
+        raise FinerCAMError(f"{source}: config.json has width={width!r:.60}; expected a number from 1 to 4096")
+    training = config.get("training")
+    preprocess = Preprocess.from_json(config.get("preprocess") or {})
+    return TwoTowerMeta(words, width, preprocess, training if isinstance(training, dict) else {})

@@ -48,7 +48,9 @@ def signed(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0
     return _blend(_muted(pixels(image), mute), evidence, signed_colours, strongest, low=-1.0)
 
 
-def contour(image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, width: float | None = None) -> Image.Image:
+def contour(
+    image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, width: float | None = None
+) -> Image.Image:
     """The photo with lines where the map `(h, w)` in [0, 1] passes `levels`, `width` pixels wide (None: as the photo's size asks); else untouched.
 
     Each line is in the colour of its level, on a dark edge that shows on any photo. Errors as in `overlay`.
