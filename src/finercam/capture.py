@@ -31,13 +31,15 @@ class Capture:
     activations: tuple[Tensor, ...]
     logits: Tensor
 
-    def gradients(self, directions: Tensor, batched: bool | None = None) -> list[tuple[Tensor, ...]]:
+    def gradients(
+        self, directions: Tensor, batched: bool | None = None, retain: bool = False
+    ) -> list[tuple[Tensor, ...]]:
         """Differentiate `sum_k v_k y_k` for each of M directions `v` in logit space: `(N, M, K)`.
 
         Returns M tuples with one gradient for each layer, shaped like its activations. `batched` asks for one
         vectorised vector-Jacobian product; None takes it on accelerators, where launches cost more than
         memory, and falls back to one product after another where an operation of the tail has no batching rule.
-        The graph is released afterwards.
+        The graph is released afterwards, unless it is to be retained.
 
         Raises FinerCAMError if the logits do not depend on a layer.
         """
@@ -56,7 +58,7 @@ class Capture:
         with torch.inference_mode(False), torch.enable_grad():
             # A scalar needs no grad_outputs, whose check makes torch import sympy: seconds, on the first call.
             scalars = [(v.clone() * self.logits).sum() for v in vectors]
-        return [self._grad(z, None, retain_graph=m < last) for m, z in enumerate(scalars)]
+        return [self._grad(z, None, retain_graph=retain or m < last) for m, z in enumerate(scalars)]
 
     def _grad(self, of: Tensor, vectors: Tensor | None, **options: bool) -> tuple[Tensor, ...]:
         try:

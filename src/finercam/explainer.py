@@ -145,6 +145,7 @@ class FinerCAM:
         self.batch_size = batch_size
         self._found: tuple[tuple[str, nn.Module], ...] | None = None
         self._head: tuple[int, nn.Module | None] | None = None
+        self._averages: bool | None = None
         Contrast(torch.tensor([0]), torch.tensor([[1]]), torch.tensor([0.0]), weighting)  # checks the weights' name
 
     def __call__(
@@ -306,7 +307,19 @@ class FinerCAM:
             raise FinerCAMError(
                 f"the model gave logits that are not finite for samples {bad[:8]}; leave those images out"
             )
-        return source
+        return self._averaged(source)
+
+    def _averaged(self, source: Source) -> Source:
+        """Spare the run backwards where the head averages one layer's maps.
+
+        Every batch's logits must say so, and once the model's own gradients.
+        """
+        if self._averages is False:
+            return source
+        rows = source.averaging(self._rows(source.logits.shape[1]))
+        if rows is not None and self._averages is None:
+            self._averages = source.goes_back_to(rows)
+        return replace(source, averaged=rows) if rows is not None and self._averages else source
 
     def _layout(self, activation: Tensor, images: Tensor, module: nn.Module) -> Layout:
         return find_layout(activation.shape, images.shape, self.model, self.layout, module)

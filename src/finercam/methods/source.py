@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from finercam.capture import Capture, Scores, capture
 from finercam.grid import Layout
 
 __all__ = ["Source"]
+
+CLOSE = 1e-4
+"""How far the logits of an averaging head may lie from the model's, as a share of the largest of them."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Source:
     scores: Scores | None
     layouts: tuple[Layout, ...]
     run: Capture
+    averaged: Tensor | None = None
+    """Rows `(K, C)` of a linear head on the mean of the one layer's maps, where it is known to be one: the gradients
+    are then these rows, divided by the places, and need no run backwards."""
 
     @classmethod
     def of(
@@ -53,8 +59,33 @@ class Source:
 
     def gradients(self, directions: Tensor) -> tuple[Tensor, ...]:
         """For each layer the gradients of M directions `(N, M, K)`: `(N, M, C, h, w)`."""
+        if self.averaged is not None:
+            (activation,) = self.activations
+            alpha = directions.to(self.averaged) @ self.averaged / activation[0, 0].numel()
+            return (alpha[..., None, None].expand(-1, -1, -1, *activation.shape[2:]),)
         found = [self.to_maps(gradient) for gradient in self.run.gradients(directions)]
         return tuple(_stacked(of_layer) for of_layer in zip(*found, strict=True))
+
+    def averaging(self, head: tuple[Tensor, Tensor | None] | None) -> Tensor | None:
+        """The head's rows if the logits are what it makes of the mean of the one layer's maps, else None."""
+        if head is None or len(self.layers) > 1 or self.layouts[0].kind not in ("nchw", "nhwc"):
+            return None
+        (activation,), (rows, bias) = self.activations, head
+        same = activation.dtype == rows.dtype == self.logits.dtype and activation.device == rows.device
+        if not same or activation.dtype not in (torch.float32, torch.float64) or rows.shape[1] != activation.shape[1]:
+            return None
+        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+            logits = torch.nn.functional.linear(activation.mean(dim=(2, 3)), rows, bias)
+        return rows if float((logits - self.logits).abs().amax()) <= CLOSE * float(self.logits.abs().amax()) else None
+
+    def goes_back_to(self, rows: Tensor) -> bool:
+        """Whether the model's own gradients are those of an averaging head with these rows; the graph is kept."""
+        random = torch.Generator().manual_seed(0)
+        direction = torch.randn(self.logits.shape, generator=random, dtype=torch.float64)[:, None]
+        ((own,),) = self.run.gradients(direction, batched=False, retain=True)
+        (mine,) = replace(self, averaged=rows).gradients(direction)
+        difference = self.layouts[0].to_maps(own) - mine[:, 0]
+        return float(difference.abs().amax()) <= CLOSE * float(mine.abs().amax())
 
     def channels(self, layer: int, raw: Tensor) -> Any:
         """The index of a channel axis in the layer's own layout."""

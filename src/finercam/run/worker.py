@@ -55,6 +55,10 @@ class Worker:
 
     def shard(self, reads: Iterable[Read], fingerprint: str) -> bytes:
         """The Parquet file of one shard's reads."""
+        return write_rows(self.rows(reads), fingerprint, self.halved)
+
+    def rows(self, reads: Iterable[Read]) -> list[dict[str, Any]]:
+        """The rows of one shard's reads, in the order of the list."""
         reads, self.halved = iter(reads), 0
         # pictures of various shapes wait for others of their shape within a longer range
         window = self.settings.batch * (1 if self.settings.preprocess.get("size") else 4)
@@ -65,7 +69,7 @@ class Worker:
                 for group in self._batches(some, found):
                     self._explain(group, found)
                 rows += [found[position] for position in sorted(found)]
-        return write_rows(rows, fingerprint, self.halved)
+        return rows
 
     def _batches(self, reads: Sequence[Read], rows: dict[int, dict[str, Any]]) -> Iterator[list[Read]]:
         shelves: dict[tuple[int, ...], list[Read]] = {}
