@@ -15,7 +15,7 @@ def test_what_is_committed_is_small_and_names_no_machine():
     assert len(text) < LIMIT
     sources = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
     told = "\n".join(sources) + json.dumps([cell.get("outputs", []) for cell in json.loads(text)["cells"]])
-    assert not re.search(r"pypi|pythonhosted|npmjs|/tmp/|/work/|/root/|/home/", told)
+    assert not re.search(r"pypi|pythonhosted|npmjs|/(tmp|work|root|home)/", told)
     assert "find_spec" in sources[0]
 
 

@@ -62,7 +62,7 @@ def model_choices(more: Sequence[str] = ()) -> list[str]:
         load_twotower()
         found.append(WORDS)
     except FinerCAMError:
-        pass  # not trained yet, or left out of this build
+        pass  # left out of this build
     return list(dict.fromkeys(found))
 
 
