@@ -124,6 +124,17 @@ def test_methods_with_the_same_maps_are_sent_once(explain, images):
     assert entry(data, "hirescam") == {"name": "hirescam", "label": "HiResCAM", "kind": "same", "as": "gradcam"}
 
 
+def test_maps_without_channels_offer_no_orthogonal_weights(explain, images):
+    """As of a finished run, which keeps each class's map and no channels."""
+    answer = explain(keep=4, keep_images=False)(images[:1])
+    ((view, evidence),) = answer.seen
+    maps = torch.einsum("nmchw,nchw->nmhw", evidence.gradients[0], evidence.activations[0])[:, :, None]
+    flat = replace(evidence, activations=(torch.ones_like(maps[:, 0]),), gradients=(maps,))
+    stored = replace(answer, seen=((view, flat),), setting=replace(answer.setting, method=get("hirescam")))
+    kept = entry(page(stored), "hirescam")
+    assert kept["kind"] == "linear" and "gram" not in kept["layers"][0]
+
+
 def test_linearity_is_found_by_trial():
     halved = Method("halved", lambda a, g: (a * g).sum(1) / 2)
     cut = Method("cut", lambda a, g: (a * g).sum(1).relu())

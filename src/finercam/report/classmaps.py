@@ -53,7 +53,7 @@ def linear(apart: Apart, method: Method, bits: int, asked: Explanation | None) -
             entry["rest"] = pack(rest.double().numpy(), 16)
         if pair is not None:
             entry["asked"] = pack(pair[layer], 16)
-        if len(apart.views) == 1:
+        if len(apart.views) == 1 and activation.shape[1] > 1:  # a finished run keeps maps, and no channels
             alphas = gradient.mean(dim=(2, 3), dtype=torch.float64)
             entry["gram"] = (alphas @ alphas.T).tolist()
         layers.append(entry)
