@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from finercam import FinerCAMError, open_run
 from finercam.commands.report import write_run_report
 from finercam.run import explain_dataset
-from finercam.run.maps import stored_maps
+from finercam.run.maps import stored_answers
 
 
 def test_the_page_of_a_run(tmp_path, pictures_in, toy):
@@ -39,10 +39,14 @@ def test_the_command_of_the_page(tmp_path, pictures_in, toy):
     assert done.exit_code == 0 and "3 images" in done.stdout
 
 
-def test_maps_for_the_evaluation(tmp_path, pictures_in, toy):
+def test_some_images_for_the_evaluation(tmp_path, pictures_in, toy):
     explain_dataset(pictures_in(tmp_path / "data", 7), toy(), tmp_path / "run", shard=4, batch=2)
     run = open_run(tmp_path / "run")
-    maps, target = stored_maps(run, [5, 0, 4], gamma=1.0)
-    assert maps.shape == (3, 16, 16) and target.tolist() == [int(run[i].target) for i in (5, 0, 4)]
-    want = run[4].ask(gamma=1.0)
-    torch.testing.assert_close(maps[2].clamp(min=0) / maps[2].max(), want.maps[0])
+    parts = stored_answers(run, [5, 0, 4])  # of two files, in the order of the files
+    assert [(places, rows.column("position").to_pylist()) for places, rows, _ in parts] == [
+        ([1], [0]),
+        ([2, 0], [4, 5]),
+    ]
+    for places, _, answer in parts:
+        for at, place in enumerate(places):
+            assert torch.equal(answer[at].ask(gamma=1.0).signed, run[[5, 0, 4][place]].ask(gamma=1.0).signed)

@@ -23,9 +23,16 @@ def evaluate(
         ..., "--out", "-o", help="Folder for parts/*.parquet, summary.md, .csv, .json and paper.md, .csv."
     ),
     model: str = typer.Option(..., "--model", "-m", help="What to evaluate; 'finercam models' tells the forms."),
-    methods: list[str] = typer.Option(["gradcam"], help="Methods, each with --methods or joined by commas."),
+    run: str = typer.Option(
+        None, help="A finished 'finercam run' of DATA and the model: its maps are taken, and none are made."
+    ),
+    methods: list[str] = typer.Option(
+        None, help="Methods, each with --methods or joined by commas. [default: gradcam, or the run's]"
+    ),
     contrasts: list[str] = typer.Option(
-        ["paper", "pair"], help="plain, paper, pair, random, or references:count:gamma:weights; plain always runs."
+        None,
+        help="plain, paper, pair, random, or references:count:gamma:weights; plain always runs. "
+        "[default: paper and pair, or the run's own]",
     ),
     metrics: list[str] = typer.Option(
         ["rd"],
@@ -33,7 +40,9 @@ def evaluate(
     ),
     split: str = typer.Option(None, help="Split of the dataset, where it has several."),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
-    fusion: str = typer.Option("mean", help="How the maps of several layers are joined: mean or product."),
+    fusion: str = typer.Option(
+        None, help="How the maps of several layers are joined: mean or product. [default: mean, or the run's]"
+    ),
     target: str = typer.Option("label", help="Explain the label (the paper's set-up) or the prediction."),
     fill: str = typer.Option("zero", help="What removed pixels become: zero, black, mean, blur or road."),
     steps: int = typer.Option(50, min=2, help="Steps of deletion and insertion curves."),
@@ -49,20 +58,22 @@ def evaluate(
     from finercam.commands.console import progress
     from finercam.commands.explain import load
     from finercam.data import open_dataset
-    from finercam.evaluation import evaluate as run
+    from finercam.evaluation import evaluate as measure
+    from finercam.run import open_run
 
     dataset = open_dataset(data, split)
     typer.echo(str(dataset))
     loaded = load(model, device, None)
     with progress(len(dataset) if limit is None else min(limit, len(dataset))) as bar:
         task = bar.add_task("evaluating", total=None)
-        lines = run(
+        lines = measure(
             dataset,
             loaded,
             out,
-            _split(methods),
-            _split(contrasts),
+            _split(methods or ()) or None,
+            _split(contrasts or ()) or None,
             _split(metrics),
+            run=open_run(run) if run else None,
             layer=tuple(layer) if layer else None,
             fusion=fusion,
             target=target,

@@ -22,9 +22,11 @@ from finercam.evaluation.maps import CONTROLS, Questions, controls, questions, s
 from finercam.evaluation.measures import Batch, Group, find_groups
 from finercam.evaluation.paper import paper_csv, paper_markdown, paper_rows
 from finercam.evaluation.shards import Shards, write_whole
+from finercam.evaluation.stored import StoredBatch, StoredMaps, match, own_or_refused, own_question
 from finercam.evaluation.summary import CHANCE, CONTROL, Line, describe, markdown, summarise, to_csv
 from finercam.evaluation.truth import Truth, read_notes, read_truth
 from finercam.explainer import FinerCAM
+from finercam.run.reader import Run, open_run
 
 if TYPE_CHECKING:
     from finercam.images import Preprocess
@@ -37,12 +39,13 @@ def evaluate(
     dataset: ImageDataset,
     model: LoadedModel,
     out: str | Path,
-    methods: Sequence[str] = ("gradcam",),
-    contrasts: Sequence[str] = ("plain", "paper", "pair"),
+    methods: Sequence[str] | None = None,
+    contrasts: Sequence[str] | None = None,
     groups: Sequence[str] = ("rd",),
     *,
+    run: str | Path | Run | None = None,
     layer: str | Sequence[str] | None = None,
-    fusion: str = "mean",
+    fusion: str | None = None,
     target: str = "label",
     fill: str = "zero",
     steps: int = 50,
@@ -61,10 +64,24 @@ def evaluate(
     random references as contrast "random" if asked for) and chance levels. One capture a picture serves all methods
     that gather the same evidence, and all contrasts. Stopped at any moment, the same call goes on.
 
+    With `run` (a finished `finercam run` of this dataset and model, or its folder) the maps are those that it kept,
+    of its method and layers: the model runs only where pixels are removed, and for logits that the run lacks.
+    Otherwise `methods` are ("gradcam",), and `contrasts` ("plain", "paper", "pair") or the run's own.
+
     The group "paper" stands for deletion, rd and, where the data have boxes or masks, localisation. `target` is
     "label" (as in the paper) or "prediction". Raises FinerCAMError before any work for an unknown name, and for a
-    dataset without the annotation that a metric asked for by name needs.
+    dataset without the annotation that a metric asked for by name needs, or that is not the run's.
     """
+    kept = open_run(run) if isinstance(run, str | Path) else run
+    if kept is not None:
+        own = kept.manifest.settings
+        methods = own_or_refused(kept, "methods", methods, [own.method])
+        layer = tuple(own_or_refused(kept, "layer", layer, own.layers))
+        (fusion,) = own_or_refused(kept, "fusion", fusion, [own.fusion])
+        contrasts = own_question(own) if contrasts is None else contrasts
+    methods = ("gradcam",) if methods is None else methods
+    contrasts = ("plain", "paper", "pair") if contrasts is None else contrasts
+    fusion = "mean" if fusion is None else fusion
     asks = [parse_ask(text) for text in dict.fromkeys(("plain", *contrasts))]
     chosen = [method_registry.get(name) for name in methods]
     wanted = find_groups(list(groups))
@@ -78,21 +95,28 @@ def evaluate(
     )
     left_out = _lacking(dataset, wanted, groups, count)
     wanted = {name: group for name, group in wanted.items() if name not in left_out}
+    stored = None if kept is None else match(kept, dataset, model, count)
     settings = {
         "dataset": dataset.name, "model": model.name, "layer": layer, "fusion": fusion, "methods": list(methods),
         "contrasts": [ask.name for ask in asks], "metrics": list(groups), "target": target, "fill": fill, "steps": steps,
         "tolerance": tolerance, "limit": count, "seed": seed, "preprocess": _short(model.preprocess),
         "rival": "sibling of the class" if hasattr(dataset, "siblings") else "other class",
         "finercam": _version(), "torch": torch.__version__.split("+")[0],
-    } | ({"left out": left_out} if left_out else {})  # fmt: skip
+    } | ({"left out": left_out} if left_out else {}) | ({} if kept is None else {"run": kept.manifest.settings.digest})  # fmt: skip
     shards = Shards(Path(out), settings, redo)
     left = sorted(set(range(count)) - shards.done())
     at = count - len(left)
+    if stored is not None:
+        gone = [index for index in left if index in stored.lacking]
+        shards.write([{"index": i, "id": dataset[i].id, "error": stored.lacking[i]} for i in gone])
+        left, at = [index for index in left if index not in stored.lacking], at + len(gone)
     for loaded in loader(dataset, model.preprocess, batch_size, indices=left):
         usable, notes, errors = _usable(dataset, loaded, target)
         rows: list[dict[str, Any]] = [{"index": i, "id": name, "error": why} for i, name, why in errors]
         if len(usable):
-            rows += _measure(explain, dataset, usable, notes, asks, chosen, wanted, model.preprocess, settings)
+            rows += _measure(
+                explain, stored, dataset, usable, notes, asks, chosen, wanted, model.preprocess, settings
+            )
         shards.write(rows)
         at += len(usable) + len(errors)
         if progress:
@@ -127,6 +151,7 @@ def _usable(
 
 def _measure(
     explain: FinerCAM,
+    stored: StoredMaps | None,
     dataset: ImageDataset,
     loaded: Loaded,
     notes: dict[int, Annotation],
@@ -138,13 +163,16 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """All rows of one batch of pictures."""
     images = loaded.images.to(next(explain.model.parameters()).device)
-    source = explain.look(images)
+    if stored is None:
+        source = explain.look(images)
+    else:
+        source = stored.look(loaded, images, lambda x: run_model(explain.model, x, explain.scores))
     prediction = source.logits.argmax(1).cpu()
     target = prediction if settings["target"] == "prediction" else _labels(loaded, source.logits.shape[1])
     seeds = [settings["seed"] * 1_000_003 + index for index in loaded.indices]
     of_class = getattr(dataset, "siblings", None)
     siblings = None if of_class is None else [of_class(int(c)) for c in target]
-    found = questions(explain, source, target, asks, siblings, seeds)
+    found = questions(explain, source.logits, target, asks, siblings, seeds)
     size = (images.shape[2], images.shape[3])
     rivals = found.rivals["rival"].tolist()
     truth = read_truth(dataset, notes, loaded.sizes, rivals, prepare, size, "contrastive" in groups)
@@ -163,7 +191,11 @@ def _measure(
     ]
     rows: list[dict[str, Any]] = []
     plain: Tensor | None = None
-    for method, question, maps in signed_maps(explain, source, methods, found.asked):
+    if isinstance(source, StoredBatch):
+        made = source.signed_maps(methods[0], found.asked)
+    else:
+        made = signed_maps(explain, source, methods, found.asked)
+    for method, question, maps in made:
         plain = maps if plain is None else plain
         columns = _columns(batch, maps, maps, groups)
         rows += _rows(base, method.name, question.ask.name, columns)
@@ -232,7 +264,8 @@ def _finish(
     errors = len({row["index"] for row in rows if row.get("error") is not None})
     right = sum(row["label"] == row["prediction"] for row in pictures.values())
     lines = summarise(table, correct_only=correct_only, seed=settings["seed"])
-    layers = explain.layers or ((settings["layer"],) if isinstance(settings["layer"], str) else ("found by itself",))
+    named = settings["layer"]
+    layers = explain.layers or ((named,) if isinstance(named, str) else named or ("found by itself",))
     setting = describe(settings | {"layers": layers}, len(pictures), errors, right / max(1, len(pictures)))
     if correct_only:
         setting += " Only pictures that the model names correctly count."

@@ -45,7 +45,7 @@ class Questions:
 
 def questions(
     explain: FinerCAM,
-    source: Source,
+    logits: Tensor,
     target: Tensor,
     asks: Sequence[Ask],
     siblings: Sequence[Sequence[int]] | None,
@@ -55,16 +55,15 @@ def questions(
 
     The rival of a picture is the likeliest of its class's siblings, or, where none are known, of all other classes.
     """
-    logits = source.logits.cpu().double()
+    logits = logits.cpu().double()
     head = linear_head(explain.model, logits.shape[1])
     strongest = metrics.strongest_rival(logits, target)
     rival = strongest if siblings is None else _likeliest(logits, siblings, strongest)
     asked = []
     for ask in asks:
         ids = _pick(ask, logits, target, None if head is None else head[0].cpu(), rival, seeds)
-        asked.append(
-            Question(ask, Contrast(target, ids, torch.full((len(target),), ask.gamma).double(), ask.weights))
-        )
+        gamma = torch.full((len(target),), ask.gamma, dtype=torch.float64)
+        asked.append(Question(ask, Contrast(target, ids, gamma, ask.weights)))
     closest = logits if head is None else pick.similarity(head[0].cpu(), target).double()
     used = [q.contrast.references for q in asked if q.ask.references not in ("all", "random")]
     taken = torch.cat([*used, rival[:, None], strongest[:, None]], 1)

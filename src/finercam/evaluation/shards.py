@@ -22,7 +22,8 @@ class Shards:
         if redo and self.parts.exists():
             shutil.rmtree(self.parts)
             written.unlink(missing_ok=True)
-        if written.exists():
+        # without parts there is nothing to mix with: the call before was refused at once
+        if written.exists() and any(self.parts.glob("*.parquet")):
             before = _settings(written)
             changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             if changed:

@@ -110,7 +110,7 @@ def describe(settings: dict[str, Any], pictures: int, errors: int, accuracy: flo
     return (
         f"{settings['dataset']} ({pictures} pictures" + (f", {errors} unreadable" if errors else "") + f"), model "
         f"{settings['model']} (accuracy {accuracy:.1%} on them), layer {', '.join(settings['layers'])}, target: the "
-        f"{settings['target']}; pictures {settings['preprocess']}; removed pixels filled with {settings['fill']}, "
+        f"{settings['target']}{'; maps as a run kept them' if 'run' in settings else ''}; pictures {settings['preprocess']}; removed pixels filled with {settings['fill']}, "
         f"ranked on the map before its ReLU; rival: the likeliest {settings['rival']}; seed {settings['seed']}; "
         f"finercam {settings['finercam']}, torch {settings['torch']}. 95 % intervals by bootstrap over pictures."
     )

@@ -1,0 +1,175 @@
+"""Maps out of a finished run in the place of a capture: its rows matched to a dataset's pictures, and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from finercam.contrast import Contrast
+from finercam.data.batches import Batch
+from finercam.data.sample import ImageDataset
+from finercam.errors import FinerCAMError
+from finercam.evaluation.maps import Question
+from finercam.evidence import NotKept
+from finercam.explanation import Explanation
+from finercam.maps import signed_map, upsample
+from finercam.methods import Method
+from finercam.references import NONE
+from finercam.run.maps import stored_answers
+from finercam.run.reader import Run
+from finercam.run.rows import OK
+from finercam.run.settings import Settings, weights_hash
+from finercam.run.source import ReaderSource
+
+if TYPE_CHECKING:
+    from finercam.models import LoadedModel
+
+__all__ = ["StoredBatch", "StoredMaps", "match", "own_or_refused", "own_question"]
+
+KNOWN = torch.finfo(torch.float32).tiny
+"""A probability below it has lost digits, and the logit with it."""
+
+
+@dataclass(frozen=True)
+class StoredMaps:
+    """A run with the `positions` of a dataset's pictures in it, and for those without an explanation the reason."""
+
+    run: Run
+    source: ReaderSource
+    positions: dict[int, int]
+    lacking: dict[int, str]
+
+    def look(self, loaded: Batch, images: Tensor, scores: Callable[[Tensor], Tensor]) -> StoredBatch:
+        """What is kept of a batch; `scores` runs the model, and is called where the run lacks logits of some class.
+
+        Raises FinerCAMError for a picture that is not the one that the run explained.
+        """
+        parts = stored_answers(self.run, [self.positions[index] for index in loaded.indices])
+        for places, rows, answer in parts:
+            self._check(rows.to_pylist(), [(loaded.indices[at], loaded.ids[at]) for at in places])
+            if answer.setting.image_size != tuple(images.shape[2:]):
+                raise FinerCAMError(f"{loaded.ids[places[0]]} has another size at the model's input than in the run")
+        known = all(_knows_all(row, self.run.manifest.settings) for _, rows, _ in parts for row in rows.to_pylist())
+        order = torch.tensor([at for places, _, _ in parts for at in places]).argsort()
+        logits = torch.cat([answer.logits for _, _, answer in parts])[order] if known else scores(images)
+        return StoredBatch(self.run, [(places, answer) for places, _, answer in parts], images, logits)
+
+    def _check(self, rows: Sequence[dict[str, Any]], pictures: Sequence[tuple[int, str]]) -> None:
+        """By size and time of change of the file, and where these differ or there is none, by the content's hash."""
+        for row, (index, name) in zip(rows, pictures, strict=True):
+            state = self.source.state(index, name)
+            same = state[0] is not None and state == (row["bytes"], row["modified_ns"])
+            if not same and self.source.digest(index, name) != row["content"]:
+                raise FinerCAMError(
+                    f"{name} of {self.source.dataset.name} is not the picture that {self.run.store.place} explained "
+                    "under this name; evaluate the dataset of the run"
+                )
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """Explanations of a batch of `images` by their places in it, and its `logits (N, K)`."""
+
+    run: Run
+    parts: list[tuple[list[int], Explanation]]
+    images: Tensor
+    logits: Tensor
+
+    def signed_maps(self, method: Method, asked: Sequence[Question]) -> Iterator[tuple[Method, Question, Tensor]]:
+        """As `finercam.evaluation.maps.signed_maps`, for the run's own method."""
+        for question in asked:
+            maps = torch.empty(len(self.images), *self.images.shape[2:])
+            asks = question.contrast
+            for places, answer in self.parts:
+                evidence, setting = answer.seen[0][1], answer.setting
+                contrast = Contrast(asks.target[places], asks.references[places], asks.gamma[places], asks.weights)
+                try:
+                    signed = signed_map(evidence, contrast, setting.method.rule, setting.fusion)
+                except NotKept as error:
+                    raise self._refusal(question, str(error)) from error
+                maps[places] = upsample(signed, setting.image_size)
+            yield method, question, maps.to(self.images.device)
+
+    def _refusal(self, question: Question, why: str) -> FinerCAMError:
+        """What the run would have to keep for a question: for this batch, as others were not looked at yet."""
+        target, linear = question.contrast.target, self.run.manifest.settings.linear
+        classes = torch.cat([target[:, None], question.contrast.references], 1)
+        classes[:, 1:].masked_fill_(question.contrast.gamma[:, None] == 0, NONE)
+        rank = self.logits.cpu().double().argsort(dim=1, descending=True, stable=True).argsort(1)
+        needed, elsewhere = 0, False
+        for places, answer in self.parts:
+            evidence, own = answer.seen[0][1], classes[places]
+            elsewhere |= not (linear and evidence.target is None) and not torch.equal(target[places], answer.target)
+            lacking = (own != NONE) & ~evidence.directions.any(1).gather(1, own.clamp(min=0))
+            if bool(lacking.any()):
+                needed = max(needed, 1 + int(rank[places].gather(1, own.clamp(min=0))[lacking].max()))
+        if elsewhere:
+            how = "its method answers for its own targets alone: give both the same --target"
+        elif linear and needed:
+            how = f"finercam run with --keep {needed} or more ({self.logits.shape[1]} keeps every class)"
+        else:
+            how = why
+        return FinerCAMError(f"contrast {question.ask.name!r} needs what {self.run.store.place} did not keep: {how}")
+
+
+def match(run: Run, dataset: ImageDataset, model: LoadedModel, count: int) -> StoredMaps:
+    """Find the first `count` pictures of a dataset in a run, by path. Raises FinerCAMError for another dataset or model."""
+    settings, place = run.manifest.settings, run.store.place
+    if weights_hash(model.model) != settings.weights_sha256:
+        raise FinerCAMError(
+            f"{place} is of {settings.model} and its weights, and {model.name} has others; take that model"
+        )
+    if model.preprocess.to_json() != settings.preprocess:
+        raise FinerCAMError(
+            f"{place} has pictures preprocessed otherwise than {model.name} does; run it again, or load it so"
+        )
+    rows = run.table(["position", "path", "status", "error"]).to_pylist()
+    by_path: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        by_path.setdefault(row["path"], row)
+    positions: dict[int, int] = {}
+    lacking: dict[int, str] = {}
+    taken: set[int] = set()
+    for index in range(count):
+        name = dataset[index].id
+        row = by_path.get(name)
+        if row is None:
+            finish = "" if run.finished else ", finish the run first"
+            raise FinerCAMError(
+                f"{place} has no row of {name} of {dataset.name}: evaluate the dataset of the run{finish}, or fewer by --limit"
+            )
+        if row["status"] != OK:
+            lacking[index] = f"the run did not explain it: {row['status']}: {row['error']}"
+        elif row["position"] in taken:
+            lacking[index] = "listed before; the first one is evaluated"
+        else:
+            positions[index] = row["position"]
+            taken.add(row["position"])
+    return StoredMaps(run, ReaderSource(dataset), positions, lacking)
+
+
+def own_question(settings: Settings) -> tuple[str, ...]:
+    """The contrast that a run was asked, as `--contrasts` spells it; none where its classes were named one by one."""
+    if settings.against:
+        return ()
+    return (f"{settings.references}:{settings.num_references}:{settings.gamma:g}:{settings.weights}",)
+
+
+def own_or_refused(run: Run, what: str, given: Any, own: Sequence[str]) -> list[str]:
+    """How the run's maps were made; raises FinerCAMError where something else is asked."""
+    asked = list(own) if given is None else [given] if isinstance(given, str) else list(given)
+    if asked != list(own):
+        raise FinerCAMError(
+            f"{what} {', '.join(asked)}: the maps in {run.store.place} are of {', '.join(own)}; leave --{what} out"
+        )
+    return asked
+
+
+def _knows_all(row: dict[str, Any], settings: Settings) -> bool:
+    """Whether a row has the logit of every class, as a number of its own or by a probability that is not rounded off."""
+    likely = {k for k, p in zip(row["top_ids"], row["top_probabilities"], strict=True) if p >= KNOWN}
+    return len(likely | set(row["kept_ids"])) == settings.num_classes
