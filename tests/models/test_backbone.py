@@ -17,7 +17,8 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from finercam import FinerCAM, FinerCAMError, load_model
-from finercam.models.backbone import Backbone, _resizable, load_backbone, tower_without_weights
+from finercam.models.backbone import Backbone, load_backbone, tower_without_weights
+from finercam.models.native import any_size
 from finercam.models.probed import Probed, probed, save_probed
 from finercam.models.towers import OpenClipTower, positions, tower_of
 
@@ -456,7 +457,7 @@ def test_open_clip_towers_made_by_timm(toys: Any, pictures: Any) -> None:
     published = visual(square)
     torch.testing.assert_close(tower_of(visual, "tok")(square), published)
     assert not tower_of(visual).resizable
-    tower = tower_of(_resizable(visual))
+    tower = tower_of(any_size(visual))
     assert tower.resizable
     torch.testing.assert_close(tower_of(visual, "own")(square), published)
     oblong = pictures(2, (96, 128))

@@ -18,6 +18,7 @@ from finercam.models.directory import build_architecture
 from finercam.models.hub import fetching, first_line
 from finercam.models.load import load_model
 from finercam.models.loaded import check_options, parse_options
+from finercam.models.native import any_size, longest_side, native_preprocess
 from finercam.models.towers import POOLS, Tower, tower_of
 
 __all__ = ["NORMALISATIONS", "Backbone", "load_backbone", "tower_without_weights"]
@@ -112,7 +113,7 @@ def load_backbone(
     "tok" (CLS), "attn" (attention pooling) or "own" (as published); also as `?pool=` in the string.
 
     native: pictures keep their shape, the longest side at most `max_side`, sides rounded up to whole patches, and
-    position embeddings are interpolated (the paper's set-up); else `size` (H, W), or the model's own. normalise:
+    position embeddings are interpolated (the paper's set-up; also as `?native=1000`); else `size` (H, W), or the model's own. normalise:
     "imagenet" or "clip" instead of the model's own mean and deviation. Raises FinerCAMError, one line, for a name,
     pooling or size that cannot be had.
 
@@ -121,6 +122,9 @@ def load_backbone(
     (512, torch.Size([2, 512]))
     """
     name, options = parse_options(text)
+    if (side := longest_side(text, options)) is not None:
+        native, max_side = True, side
+    options.pop("native", None)
     asked = options.pop("pool", None)
     if pool is not None and asked not in (None, pool):
         raise FinerCAMError(f"backbone {text!r} asks for pool={asked}, the call for pool={pool}; give one")
@@ -178,12 +182,7 @@ def _load(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
 
 
 def _from_timm(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
-    wanted = {**options, "num_classes": 0}
-    try:  # transformers of timm interpolate their position embeddings if told so when made
-        loaded = zoo.from_timm(text, name, {**wanted, "dynamic_img_size": True})
-        wanted["dynamic_img_size"] = True
-    except TypeError:
-        loaded = zoo.from_timm(text, name, wanted)
+    loaded, wanted = zoo.timm_of_any_size(text, name, {**options, "num_classes": 0})
     wanted.pop("pretrained", None)
     return loaded.model, loaded.preprocess, {"library": "timm", "name": name, "kwargs": wanted}
 
@@ -255,25 +254,11 @@ def _is_plain(key: str, value: Any) -> bool:
 def _bare(model: nn.Module) -> nn.Module:
     """The encoder of a loaded model: its classifier off (timm), the tower out of its wrapper (open_clip)."""
     if isinstance(model, zoo.ImageTower):
-        return _resizable(model.visual)
+        return any_size(model.visual)
     if type(model).__module__.startswith("timm."):
         reset: Any = getattr(model, "reset_classifier", None)
         reset(0)
     return model
-
-
-def _resizable(visual: nn.Module) -> nn.Module:
-    """Let a timm ViT inside an open_clip tower take other sizes; open_clip has no option for it."""
-    trunk: Any = getattr(visual, "trunk", None)
-    if trunk is not None:
-        from timm.layers.format import Format
-        from timm.models.vision_transformer import VisionTransformer
-
-        if type(trunk) is VisionTransformer and not trunk.dynamic_img_size:
-            trunk.dynamic_img_size = True
-            trunk.patch_embed.strict_img_size = False
-            trunk.patch_embed.flatten, trunk.patch_embed.output_fmt = False, Format.NHWC
-    return visual
 
 
 def _on(device: str | torch.device, tower: Tower) -> Tower:
@@ -306,8 +291,7 @@ def _prepared(
     if (native or wanted not in (None, preprocess.size)) and not tower.resizable:
         raise FinerCAMError(f"backbone {text!r} with pool={tower.pool} takes pictures of {preprocess.size} only")
     if native:
-        multiple = tower.multiple if tower.multiple > 1 else 32  # a CNN's last stride: nothing is cut off
-        return replace(preprocess, size=None, mode="native", crop_ratio=1.0, max_side=max_side, multiple=multiple)
+        return native_preprocess(preprocess, max_side, tower.multiple)
     if wanted is not None:
         if any(side % tower.multiple for side in wanted):
             raise FinerCAMError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from finercam.models import zoo
 from finercam.models.directory import load_directory
 from finercam.models.hub import fetching, first_line
 from finercam.models.loaded import LoadedModel, check_options, parse_options
+from finercam.models.native import at_native_size, longest_side
 
 __all__ = ["load_model", "model_sources"]
 
@@ -40,13 +42,14 @@ def model_sources() -> list[tuple[str, str]]:
         ("hf/<org>/<name>", "a transformers image classifier of the hub; ?revision=main"),
         ("hf/<folder>", "the same from a folder: hf/./relative or hf//absolute"),
         ("open_clip/<name>/<pretrained>", "the image tower of a CLIP model; ?pool=avg (patch mean) or tok (CLS)"),
+        ("…?native=1000", "any of these at each picture's own shape, the longest side at most 1000 pixels"),
     ]
 
 
 def load_model(text: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
     """A model in eval mode with its preprocessing and class names, from one string.
 
-    `model_sources()` lists the forms. Raises FinerCAMError, one line, for a name that does not exist (with the
+    `model_sources()` lists the forms; with `?native` or `?native=1000` pictures keep their shape. Raises FinerCAMError, one line, for a name that does not exist (with the
     nearest), a library that is not installed, a hub that cannot be reached, weights that do not fit or could
     run code.
 
@@ -67,6 +70,13 @@ def load_model(text: str | Path, device: str | torch.device = "cpu", dtype: torc
 
 def _load(text: str) -> LoadedModel:
     name, options = parse_options(text)
+    max_side = longest_side(text, options)
+    options.pop("native", None)
+    loaded = _named(text, name, options, max_side is not None)
+    return loaded if max_side is None else at_native_size(text, loaded, max_side)
+
+
+def _named(text: str, name: str, options: dict[str, Any], native: bool) -> LoadedModel:
     source, _, rest = name.partition("/")
     try:
         folder, there = (Path(name) / "config.json").is_file(), Path(name).exists()
@@ -83,6 +93,8 @@ def _load(text: str) -> LoadedModel:
             raise FinerCAMError(f"model {text!r}: name a model after {source}/")
         try:
             with fetching(text):
+                if native and source == "timm":
+                    return zoo.timm_of_any_size(text, rest, options)[0]
                 return _ZOOS[source](text, rest, options)
         except FinerCAMError as error:
             if isinstance(error.__cause__, ImportError):

@@ -36,13 +36,15 @@ class LoadedModel:
 def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     """Split `name?key=value&key=value` into the name and its options; values are JSON, `HxW`, or plain text.
 
+    `native` may stand alone: it is a question of yes or no, or of the longest side.
+
     >>> parse_options("timm/vit_tiny_patch16_224?pretrained=false&img_size=224x448&global_pool=avg")
     ('timm/vit_tiny_patch16_224', {'pretrained': False, 'img_size': (224, 448), 'global_pool': 'avg'})
     """
     name, _, query = text.partition("?")
     options: dict[str, Any] = {}
     for pair in filter(None, query.split("&")):
-        key, equals, value = pair.partition("=")
+        key, equals, value = ("native=true" if pair == "native" else pair).partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key):
             raise FinerCAMError(f"model {text!r:.200}: the option {pair!r:.80} is not of the form key=value")
         options[key] = _value(value)
@@ -61,8 +63,10 @@ def _value(text: str) -> Any:
 
 
 def check_options(text: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse options that a source does not know."""
+    """Refuse options that a source does not know; every source knows `native`."""
+    known = (*known, "native")
     for key in options:
         if key not in known:
-            names = ", ".join(known) or "none"
-            raise FinerCAMError(f"model {text!r}: no option {key!r} here; there are: {names}.{suggest(key, known)}")
+            raise FinerCAMError(
+                f"model {text!r}: no option {key!r} here; there are: {', '.join(known)}.{suggest(key, known)}"
+            )

@@ -13,7 +13,15 @@ from finercam.images import Preprocess
 from finercam.models.loaded import LoadedModel, check_options
 from finercam.names import in_order
 
-__all__ = ["BUILDERS", "ImageTower", "from_huggingface", "from_open_clip", "from_timm", "from_torchvision"]
+__all__ = [
+    "BUILDERS",
+    "ImageTower",
+    "from_huggingface",
+    "from_open_clip",
+    "from_timm",
+    "from_torchvision",
+    "timm_of_any_size",
+]
 
 
 class ImageTower(nn.Module):
@@ -45,6 +53,15 @@ def from_timm(text: str, name: str, options: Mapping[str, Any]) -> LoadedModel:
     size = options.get("img_size")
     preprocess = _timm_preprocess(resolve_data_config(model=model), size)
     return LoadedModel(model, preprocess, _timm_classes(model), name, {"library": "timm", "name": name})
+
+
+def timm_of_any_size(text: str, name: str, options: Mapping[str, Any]) -> tuple[LoadedModel, dict[str, Any]]:
+    """`from_timm`, its transformers told when made to interpolate their position embeddings; and those options."""
+    dynamic = {**options, "dynamic_img_size": True}
+    try:
+        return from_timm(text, name, dynamic), dynamic
+    except TypeError:  # a CNN, which knows no such option
+        return from_timm(text, name, options), dict(options)
 
 
 def _timm_preprocess(config: Mapping[str, Any], img_size: Any = None) -> Preprocess:
