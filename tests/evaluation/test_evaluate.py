@@ -13,12 +13,13 @@ from PIL import Image
 from torch import nn
 
 from finercam.contrast import WEIGHTS
+from finercam.data.fieldguide import Fieldguide
 from finercam.data.sample import Annotation, Sample
 from finercam.errors import FinerCAMError
 from finercam.evaluation import evaluate
 from finercam.evaluation.summary import CHANCE, CONTROL
 from finercam.images import Preprocess
-from finercam.models import LoadedModel
+from finercam.models import LoadedModel, load_model
 
 SIZE = 16
 
@@ -250,3 +251,14 @@ def test_every_group_gives_its_columns(tmp_path, model):
     assert "squares-net" in head and "black" in head and "6 pictures" in head
     assert (tmp_path / "summary.csv").read_text().startswith("method,contrast,metric,mean")
     json.loads((tmp_path / "summary.json").read_text())
+
+
+def test_plain_and_pair_need_no_linear_head(tmp_path, monkeypatch):
+    """Only "similar" compares rows; gamma 0 has no use for references."""
+    loaded = load_model("fieldguide/cnn")
+    monkeypatch.setattr("finercam.evaluation.maps.linear_head", lambda *_: None)
+    options = {"methods": ["gradcam"], "groups": ["contrastive"]}
+    lines = evaluate(Fieldguide(4, seed=2), loaded, tmp_path / "a", contrasts=["pair"], **options)
+    assert {line.contrast for line in lines if line.method == "gradcam"} == {"plain", "pair"}
+    with pytest.raises(FinerCAMError, match="linear head"):
+        evaluate(Fieldguide(4, seed=2), loaded, tmp_path / "b", contrasts=["paper"], **options)

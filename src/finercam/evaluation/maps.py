@@ -122,6 +122,8 @@ def _pick(
         return pick.nearest(logits, target, ask.count)
     if ask.references == "predicted":
         return pick.predicted(logits, target, ask.count)
+    if weight is None and ask.gamma == 0:  # whatever the references are, they do not count
+        return pick.predicted(logits, target, ask.count)
     if weight is None:
         raise FinerCAMError(
             f"contrast {ask.name!r} compares rows of a linear head, and the model has none; ask 'predicted'"
