@@ -7,11 +7,13 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from finercam import FinerCAMError, open_run
+from finercam import FinerCAMError, load_model, open_run
 from finercam.run import explain_dataset
 
 SMALL = {"shard": 4, "batch": 2}
@@ -159,37 +161,35 @@ def test_manifests_that_cannot_be_trusted(tmp_path, pictures_in, toy, damage):
         explain_dataset(data, toy(), out)
 
 
-def test_killed_again_and_again(tmp_path, pictures_in, toy):
-    """SIGKILL at random moments, three times; benchmarks/kills.py has twenty over 2,000 pictures, by the command."""
+PROGRAM = """
+import sys, time
+from finercam import load_model
+from finercam.run import explain_dataset
+
+def told(done, total):
+    print(done, flush=True)
+    time.sleep(0.02)
+
+explain_dataset(sys.argv[1], load_model(sys.argv[2]), sys.argv[3], shard=4, batch=2, threads=1, progress=told)
+"""
+
+
+def test_killed_again_and_again(tmp_path, pictures_in, saved_model):
+    """SIGKILL at random moments, twice; benchmarks/kills.py has twenty over 2,000 pictures, by the command."""
     data, out, chance = pictures_in(tmp_path / "data", 60), tmp_path / "run", random.Random(5)
-    once = {**SMALL, "threads": 1}
-    explain_dataset(data, toy(), tmp_path / "whole", **once)
+    explain_dataset(data, load_model(str(saved_model)), tmp_path / "whole", **SMALL, threads=1)
     seen = []
-    for turn in range(4):
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:  # what is killed: a process of its own, in the midst of reading, explaining or writing
-            status = 1
-            try:
-                tell = os.fdopen(write, "w")
-
-                def slow(done, total, tell=tell):
-                    tell.write(f"{done}\n")
-                    tell.flush()
-                    time.sleep(0.02)
-
-                explain_dataset(data, toy(), out, **once, progress=slow)
-                status = 0
-            finally:
-                os._exit(status)
-        os.close(write)
-        with os.fdopen(read) as heard:
-            begun = int(heard.readline())  # how much was there at the start
-            if turn < 3:
-                time.sleep(chance.uniform(0.05, 0.3))
-                os.kill(child, signal.SIGKILL)
-            told = [begun, *map(int, heard.read().split())]
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (-signal.SIGKILL if turn < 3 else 0)
-        assert not seen or begun >= seen[-1]  # nothing that was finished is lost
+    for turn in range(3):
+        program = [sys.executable, "-c", PROGRAM, str(data), str(saved_model), str(out)]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            told = [int(child.stdout.readline())]  # how much was there at the start
+            assert not seen or told[0] >= seen[-1]  # nothing that was finished is lost
+            if turn < 2:  # some moment before or after the next file of rows; by the clock alone it might have ended
+                told += [int(child.stdout.readline()) for _ in range(chance.randint(0, 2))]
+                time.sleep(chance.uniform(0.0, 0.02))
+                child.kill()
+            told += map(int, child.stdout.read().split())
+        assert child.returncode == (-signal.SIGKILL if turn < 2 else 0)
         seen.append(told[-1])
     assert seen[0] < 60 and seen[-1] == 60 and hashes(out) == hashes(tmp_path / "whole")
