@@ -32,8 +32,6 @@ def test_the_page_of_a_run(tmp_path, pictures_in, toy):
 def test_the_command_of_the_page(tmp_path, pictures_in, toy):
     from finercam.cli import app
 
-    if "report" not in {command.name or command.callback.__name__ for command in app.registered_commands}:
-        pytest.skip("not registered")
     explain_dataset(pictures_in(tmp_path / "data", 3), toy(), tmp_path / "run")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")])
     assert done.exit_code == 0 and "3 images" in done.stdout

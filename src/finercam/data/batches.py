@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from finercam.errors import FinerCAMError
 if TYPE_CHECKING:
     from finercam.images import Preprocess
 
-__all__ = ["Batch", "loader"]
+__all__ = ["Batch", "in_order", "loader"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,27 @@ def _reads(
     dataset: ImageDataset, preprocess: Preprocess, chosen: Sequence[int], threads: int, ahead: int
 ) -> Iterator[_Read]:
     """The pictures in order, up to `ahead` of them being decoded before they are asked for."""
+    return in_order(lambda index: _read(dataset, preprocess, index), chosen, threads, ahead)
+
+
+def in_order(
+    read: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Generator[Result, None, None]:
+    """What `read` gives of each item, in their order, up to `ahead` of them read before they are asked for.
+
+    With 0 threads none is read ahead. Reading stops when the caller does.
+
+    >>> list(in_order(str.upper, "abc", threads=2, ahead=2))
+    ['A', 'B', 'C']
+    """
     if threads < 1:
-        for index in chosen:
-            yield _read(dataset, preprocess, index)
+        yield from map(read, items)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="finercam-read")
-    waiting: deque[Future[_Read]] = deque()
+    waiting: deque[Future[Result]] = deque()
     try:
-        for index in chosen:
-            waiting.append(pool.submit(_read, dataset, preprocess, index))
+        for item in items:
+            waiting.append(pool.submit(read, item))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from finercam.data.batches import in_order
 from finercam.errors import FinerCAMError
 from finercam.run.lists import Entry
 from finercam.run.source import NoPicture, Source
@@ -38,21 +37,7 @@ def read_ahead(
     source: Source, preprocess: Preprocess, entries: Iterable[Entry], threads: int, ahead: int
 ) -> Generator[Read, None, None]:
     """Read entries in their order, up to `ahead` of them before they are asked for; 0 threads: none."""
-    if threads < 1:
-        for entry in entries:
-            yield _read(source, preprocess, entry)
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="finercam-read")
-    waiting: deque[Future[Read]] = deque()
-    try:
-        for entry in entries:
-            waiting.append(pool.submit(_read, source, preprocess, entry))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # also when the caller stops early
-        pool.shutdown(wait=False, cancel_futures=True)
+    return in_order(lambda entry: _read(source, preprocess, entry), entries, threads, ahead)
 
 
 def _read(source: Source, preprocess: Preprocess, entry: Entry) -> Read:
