@@ -25,8 +25,8 @@ from finercam.concept.audit import MEASURES
 from finercam.concept.hybrids import NAMED, traits
 from finercam.concept.maps import ImageText
 from finercam.concept.train import normed, zero_shot_accuracy
-from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, siblings, telling_parts
-from finercam.maps import positive, upsample
+from finercam.core.maps import positive, upsample
+from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, discriminative_parts, siblings
 from finercam.metrics.bootstrap import bootstrap, bootstrap_ratio
 from finercam.metrics.localisation import energy, pointing
 from finercam.models import LoadedModel
@@ -143,7 +143,7 @@ def one_trait_pairs() -> list[tuple[int, int, str]]:
     pairs = []
     for c in range(len(SPECIES)):
         for d in siblings(c):
-            parts = telling_parts(c, d)
+            parts = discriminative_parts(c, d)
             if len(parts) == 1 and parts[0] in SPECIES[c].marks:
                 pairs.append((c, d, parts[0]))
     return pairs

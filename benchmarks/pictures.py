@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     image: Tensor
     species: int
     rival: int
-    telling: np.ndarray
+    discriminative: np.ndarray
 
 
 @cache
@@ -68,7 +68,7 @@ def contrast() -> Figure:
     """Plain, finer, and the pixels that really tell the two species apart."""
     s = scene(BIRD)
     answer = FinerCAM(s.model, class_names=s.names)(s.image, s.species, s.rival, gamma=1.0)
-    truth = np.asarray(plot.overlay(s.photo, s.telling.astype(float), mute=0.85))
+    truth = np.asarray(plot.overlay(s.photo, s.discriminative.astype(float), mute=0.85))
     c, d = s.names[s.species], s.names[s.rival]
     cells = [
         Cell(np.asarray(s.photo), "Photo", (Line(c),)),
@@ -101,7 +101,7 @@ def absence() -> Figure:
     """A part that the target lacks: its own map misses it, and the reverse question may not find it either."""
     s = scene(LACKING)
     answer = FinerCAM(s.model, class_names=s.names)(s.image, s.species, s.rival, gamma=1.0)
-    truth = np.asarray(plot.overlay(s.photo, s.telling.astype(float), mute=0.85))
+    truth = np.asarray(plot.overlay(s.photo, s.discriminative.astype(float), mute=0.85))
     c, d = s.names[s.species], s.names[s.rival]
     cells = [
         Cell(np.asarray(s.photo), "Photo", (Line(c),)),

@@ -24,7 +24,7 @@ from benchmarks import birds
 
 from finercam import metrics
 from finercam.data.batches import loader
-from finercam.data.fieldguide import SPECIES, Fieldguide, telling_parts
+from finercam.data.fieldguide import SPECIES, Fieldguide, discriminative_parts
 from finercam.evaluation import evaluate
 from finercam.evaluation.summary import Line
 from finercam.models import LoadedModel, load_model
@@ -289,7 +289,7 @@ def _pooled(loaded: LoadedModel, pictures: Fieldguide) -> torch.Tensor:
 
 
 def _kind(label: int, rival: int) -> str:
-    parts = telling_parts(label, rival)
+    parts = discriminative_parts(label, rival)
     if len(parts) != 1:
         return KINDS[3]
     own, other = (SPECIES[c].marks.get(parts[0]) for c in (label, rival))

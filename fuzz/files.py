@@ -100,7 +100,7 @@ def _funnybirds(folder: Path, content: bytes, which: str = "classes.json") -> An
     }
     data = _opened(f"funnybirds:{_written(folder, texts, which, content)}")
     for d in range(len(data.classes)):
-        data.telling_parts(0, d)
+        data.discriminative_parts(0, d)
 
 
 def _fishvista(folder: Path, content: bytes, which: str = "classification_test.csv") -> Any:

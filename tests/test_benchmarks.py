@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import clock, engine, subjects
 
 from finercam import Explanation, FinerCAM
-from finercam.maps import upsample
+from finercam.core.maps import upsample
 
 pytest.importorskip("torchcam")
 pytest.importorskip("pytorch_grad_cam")

@@ -282,9 +282,9 @@ def test_the_wrong_bird_has_the_other_beak():
     birds = Fieldguide(LACKING + 1, seed=SEED)
     grand, barred = birds.label(BIRD), birds.label(LACKING)
     assert birds.classes[grand] == "Grand Grossling" and birds.classes[barred] == "Barred Pippin"
-    assert birds.telling_parts(grand, "Rusty-winged Grossling") == ("beak",)
-    assert "beak" not in birds.telling_parts(grand, "Great-billed Grossling")
-    assert birds.telling_parts(barred, "Royal Pippin") == ("crest",)
+    assert birds.discriminative_parts(grand, "Rusty-winged Grossling") == ("beak",)
+    assert "beak" not in birds.discriminative_parts(grand, "Great-billed Grossling")
+    assert birds.discriminative_parts(barred, "Royal Pippin") == ("crest",)
 
 
 # --- the site

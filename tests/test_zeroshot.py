@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import finercam.methods
 from finercam import FinerCAM, FinerCAMError, ZeroShotClassifier
-from finercam.head import linear_head
+from finercam.core.head import linear_head
 from finercam.methods.attention import last_attention
 from finercam.models.twotower import TwoTower
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from finercam._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from finercam import methods, metrics, plot, references
-    from finercam.contrast import Contrast
+    from finercam import methods, metrics, plot
+    from finercam.core import references
+    from finercam.core.contrast import Contrast
     from finercam.errors import FinerCAMError
     from finercam.explainer import FinerCAM
     from finercam.explanation import Explanation
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from finercam.run import open_run
     from finercam.zeroshot import ZeroShotClassifier
 
-__version__ = "0.1.0"
 __all__ = [
     "Contrast",
     "Explanation",
@@ -30,8 +32,8 @@ __all__ = [
     "references",
 ]
 
-_LATER = {
-    "Contrast": ("finercam.contrast", "Contrast"),
+_LAZY_IMPORTS = {
+    "Contrast": ("finercam.core.contrast", "Contrast"),
     "Explanation": ("finercam.explanation", "Explanation"),
     "FinerCAM": ("finercam.explainer", "FinerCAM"),
     "FinerCAMError": ("finercam.errors", "FinerCAMError"),
@@ -41,15 +43,15 @@ _LATER = {
     "metrics": ("finercam.metrics", None),
     "open_run": ("finercam.run", "open_run"),
     "plot": ("finercam.plot", None),
-    "references": ("finercam.references", None),
+    "references": ("finercam.core.references", None),
 }
 """Names that are imported when first used: `finercam --help` need not wait for torch, nor `import finercam`."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'finercam' has no attribute {name!r}")
-    module, attribute = _LATER[name]
+    module, attribute = _LAZY_IMPORTS[name]
     loaded = importlib.import_module(module)
     return loaded if attribute is None else getattr(loaded, attribute)
 

@@ -66,7 +66,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from finercam import __version__
+        from finercam._version import __version__
 
         typer.echo(f"finercam {__version__}")
         raise typer.Exit

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finercam import references as strategies
-from finercam.capture import Scores
-from finercam.contrast import Contrast
+from finercam.core import references as strategies
+from finercam.core.capture import Scores
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence, Keep, checked_keep, directions
+from finercam.core.grid import Layout, find_layout
+from finercam.core.head import find_head, head_rows
+from finercam.core.layers import resolve_layers, unwrap
+from finercam.core.maps import FUSIONS
+from finercam.core.references import References
+from finercam.core.views import IDENTITY, View, views
 from finercam.errors import FinerCAMError, suggest
-from finercam.evidence import Evidence, Keep, checked_keep, directions
 from finercam.explanation import Explanation, Setting, joined, per_sample_gamma
-from finercam.grid import Layout, find_layout
-from finercam.head import find_head, head_rows
-from finercam.layers import resolve_layers, unwrap
-from finercam.maps import FUSIONS
 from finercam.methods import Method
 from finercam.methods import get as get_method
 from finercam.methods.source import Source
 from finercam.names import in_order, per_sample, shared_or_per_sample
-from finercam.references import References
-from finercam.views import IDENTITY, View, views
 
 __all__ = ["FinerCAM"]
 
@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"gamma": 0.6, "references": "similar", "num_references": 3, "weights": "mean"},
 }
 """What is asked where a call does not say: the best of the measured ones (docs/evaluation.md), and Finer-CAM's own."""
-AT_ONCE = {"cpu": 8}
+DEFAULT_BATCH_SIZE = {"cpu": 8}
 """Images that run through the model together, by device, where nothing is said; elsewhere all of a call."""
 CHEAP_REFERENCES = 8
 """Up to this many references, each one's own gradients are kept where the tail after the layer is cheap."""
@@ -62,7 +62,7 @@ class FinerCAM:
             and "contrast" on tokens, where each kept direction costs one more pass backwards through the last block.
         keep_images: let `Explanation.ask` run the model again for what was not kept (holds on to the images).
         confusion: confusion matrix `(K, K)` for `references="confused"`, rows the truth.
-        layout: a `finercam.grid.Layout`, where token grid or channel axis cannot be found.
+        layout: a `finercam.core.grid.Layout`, where token grid or channel axis cannot be found.
         batch_size: how many images run through the model at once, whatever a call is given, so that memory does not
             grow with the call; None takes 8 on a processor, where more is no faster, and all on an accelerator.
         preset: where those four are not given: "measured", or "paper" for Finer-CAM's three similar classes.
@@ -182,7 +182,7 @@ class FinerCAM:
 
     def _turns(self, images: Tensor) -> list[slice]:
         """Which images run together: the graph of the tail is alive for so many at a time."""
-        size = self.batch_size or AT_ONCE.get(images.device.type, len(images))
+        size = self.batch_size or DEFAULT_BATCH_SIZE.get(images.device.type, len(images))
         return [slice(first, first + size) for first in range(0, len(images), size)]
 
     def _turn(
@@ -238,7 +238,7 @@ class FinerCAM:
         elif strategy == "nearest":
             ids = strategies.nearest(logits, target, count)
         elif strategy == "all":
-            ids = strategies.everything(num_classes, target)
+            ids = strategies.all_other_classes(num_classes, target)
         else:
             assert self.confusion is not None
             if self.confusion.shape != (num_classes, num_classes):
@@ -271,7 +271,7 @@ class FinerCAM:
             evidence = setting.method.gather(looked, contrast, kept)
             # All views are asked what the image itself is asked: its logits weight the references.
             seen.append((view, replace(evidence, logits=logits)))
-        return Explanation.of(contrast, references, setting, tuple(seen), logits=source.logits, asker=self)
+        return Explanation.of(contrast, references, setting, tuple(seen), logits=source.logits, backend=self)
 
     def look(self, images: Tensor, first: int = 0) -> Source:
         """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail.
@@ -318,7 +318,7 @@ class FinerCAM:
             return source
         rows = source.averaging(self._rows(source.logits.shape[1]))
         if rows is not None and self._averages is None:
-            self._averages = source.goes_back_to(rows)
+            self._averages = source.gradients_match(rows)
         return replace(source, averaged=rows) if rows is not None and self._averages else source
 
     def _layout(self, activation: Tensor, images: Tensor, module: nn.Module) -> Layout:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from finercam.contrast import Contrast
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence, NotKept, joined_evidence
+from finercam.core.maps import peak, positive, signed_map, upsample
+from finercam.core.references import NONE, References, pad_and_concat
+from finercam.core.views import View
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence, NotKept, joined_evidence
-from finercam.maps import peak, positive, signed_map, upsample
 from finercam.methods import Method, is_linear
 from finercam.methods import get as get_method
 from finercam.names import label, per_sample
-from finercam.references import NONE, References, stacked
-from finercam.views import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ class Setting:
     class_names: tuple[str, ...] | None
 
 
-class Asker(Protocol):
+class Backend(Protocol):
     """What an explanation needs of its explainer to answer what its own evidence cannot."""
 
     def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References: ...
@@ -73,7 +73,7 @@ class Explanation:
     setting: Setting
     images: Tensor | None = None
     seen: Seen = field(default=(), repr=False)
-    asker: Asker | None = field(default=None, repr=False)
+    backend: Backend | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, contrast: Contrast, references: References, setting: Setting, seen: Seen, **more: Any) -> Explanation:
@@ -166,7 +166,9 @@ class Explanation:
         if target is not None:
             asked = torch.tensor(per_sample(target, len(self), setting.class_names, self.logits.shape[1]))
         if against is not None or not torch.equal(asked, self.target):
-            references = self._asker().choose(self.seen[0][1].logits, asked, against, setting.num_references)
+            references = self._require_backend().choose(
+                self.seen[0][1].logits, asked, against, setting.num_references
+            )
             setting = replace(setting, strategy=references.strategy)
         strength = self.gamma if gamma is None else per_sample_gamma(gamma, len(self))
         weights = self.contrast.weights if weights is None else weights
@@ -189,7 +191,7 @@ class Explanation:
                 "or with keep_images=True to let ask() run the model"
             )
         assert self.images is not None
-        return self._asker().explain(self.images, contrast, references, setting)
+        return self._require_backend().explain(self.images, contrast, references, setting)
 
     def sweep(self, gammas: Sequence[float] = SWEEP) -> Tensor:
         """The maps of many strengths, `(G, N, H, W)` in [0, 1]; each is what `ask(gamma=…).maps` gives.
@@ -289,12 +291,12 @@ class Explanation:
     def _target_probabilities(self) -> list[float]:
         return self.probabilities.cpu().gather(1, self.target[:, None]).flatten().tolist()
 
-    def _asker(self) -> Asker:
-        if self.asker is None:
+    def _require_backend(self) -> Backend:
+        if self.backend is None:
             raise FinerCAMError(
                 "this explanation was read from a file and cannot pick new classes; explain the images again"
             )
-        return self.asker
+        return self.backend
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
@@ -306,13 +308,13 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         parts[0],
         contrast=Contrast(
             torch.cat([part.target for part in parts]),
-            stacked([part.references for part in parts], NONE),
+            pad_and_concat([part.references for part in parts], NONE),
             torch.cat([part.gamma for part in parts]),
             parts[0].contrast.weights,
         ),
         signed=torch.cat([part.signed for part in parts]),
         logits=torch.cat([part.logits for part in parts]),
-        similarity=stacked([part.similarity for part in parts], torch.nan),
+        similarity=pad_and_concat([part.similarity for part in parts], torch.nan),
         images=None,
         seen=tuple((of_view[0][0], joined_evidence([evidence for _, evidence in of_view])) for of_view in views),
     )

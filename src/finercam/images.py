@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finercam.data.sample import Annotation
+from finercam.annotation import Annotation
 from finercam.errors import FinerCAMError, suggest
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError, suggest
-from finercam.references import NONE
 
 __all__ = ["class_id", "in_order", "label", "per_sample", "plain", "shared_or_per_sample"]
 

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import numpy as np
 
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import label
-from finercam.references import NONE
 
 if TYPE_CHECKING:
     from finercam.explanation import Explanation
@@ -103,7 +103,7 @@ class Folder:
 
     def finish(self) -> Path:
         """Write the index."""
-        from finercam import __version__
+        from finercam._version import __version__
 
         index = {"schema": SCHEMA, "finercam": __version__, "model": self.model_id, "explanations": self.entries}
         text = json.dumps(index, indent=1, allow_nan=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finercam.capture import guest
+from finercam.core.capture import guest
 from finercam.errors import FinerCAMError
 
 __all__ = ["ZeroShotClassifier"]

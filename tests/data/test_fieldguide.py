@@ -18,7 +18,7 @@ from finercam.data.fieldguide import CHANGED, GENERA, PARTS, SPECIES, Fieldguide
 from finercam.data.fieldguide.export import export
 from finercam.data.fieldguide.render import paint
 from finercam.data.fieldguide.scene import draw_scene
-from finercam.data.fieldguide.species import COLOURS, nearest_sibling, siblings, telling_parts
+from finercam.data.fieldguide.species import COLOURS, discriminative_parts, nearest_sibling, siblings
 from finercam.data.fieldguide.train import part_codes
 from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
@@ -40,14 +40,16 @@ def test_the_book_has_the_promised_size() -> None:
 
 def test_kin_differ_in_one_or_two_parts_and_all_captions_differ() -> None:
     for c, d in KINDRED:
-        parts = telling_parts(c, d)
+        parts = discriminative_parts(c, d)
         assert 1 <= len(parts) <= 2
-        assert parts == telling_parts(d, c)
+        assert parts == discriminative_parts(d, c)
         assert all(SPECIES[c].marks.get(part) != SPECIES[d].marks.get(part) for part in parts)
     for c in range(len(SPECIES)):
-        assert telling_parts(c, c) == ()
+        assert discriminative_parts(c, c) == ()
         assert d_is_kin(c, nearest_sibling(c))
-        assert len(telling_parts(c, nearest_sibling(c))) == min(len(telling_parts(c, d)) for d in siblings(c))
+        assert len(discriminative_parts(c, nearest_sibling(c))) == min(
+            len(discriminative_parts(c, d)) for d in siblings(c)
+        )
     assert len({caption(c) for c in range(len(SPECIES))}) == len(SPECIES)
 
 
@@ -58,7 +60,7 @@ def d_is_kin(c: int, d: int) -> bool:
 def test_strangers_differ_in_body_too() -> None:
     first = {species.genus.name: label for label, species in reversed(list(enumerate(SPECIES)))}
     for c, d in combinations(first.values(), 2):
-        assert "body" in telling_parts(c, d)
+        assert "body" in discriminative_parts(c, d)
 
 
 def test_marks_are_drawn_in_colours_that_exist() -> None:
@@ -121,7 +123,7 @@ def test_the_same_species_again_changes_nothing(index: int) -> None:
 def test_kin_change_only_where_their_telling_parts_are(index: int, pair: tuple[int, int]) -> None:
     scene = replace(draw_scene(0, index), before=())  # leaves in front take pixels that they only half cover
     one, other = (paint(scene, 128, label) for label in pair)
-    numbers = [PARTS.index(part) + 1 for part in telling_parts(*pair)]
+    numbers = [PARTS.index(part) + 1 for part in discriminative_parts(*pair)]
     parts = np.isin(one.parts, numbers) | np.isin(other.parts, numbers)
     changed = levels(one.image, other.image)
     mask = changed > CHANGED
@@ -154,7 +156,7 @@ def test_each_telling_part_can_be_seen_in_nearly_every_picture() -> None:
     assert 80 <= np.median(areas) <= 300  # parts of some 6 to 20 pixels
     for i in range(60):
         seen = birds[i].annotation.masks
-        varied = {part for d in siblings(birds.label(i)) for part in telling_parts(birds.label(i), d)}
+        varied = {part for d in siblings(birds.label(i)) for part in discriminative_parts(birds.label(i), d)}
         assert {part for part in varied if part in SPECIES[birds.label(i)].marks} <= set(seen)
 
 
@@ -178,7 +180,7 @@ def test_masks_show_worn_parts_and_no_others() -> None:
 
 
 def test_a_mask_covers_its_part() -> None:
-    """What taking a part off changes is what its mask shows, on the bird with the most telling part."""
+    """What taking a part off changes is what its mask shows, on the bird with the most discriminative part."""
     plain, crested = Fieldguide(1).classes.index("Plain Pippin"), Fieldguide(1).classes.index("Red-crested Pippin")
     for index in range(20):
         scene = replace(draw_scene(3, index), before=(), noise=0.0)
@@ -227,7 +229,7 @@ def test_part_codes_are_equal_just_for_those_who_wear_a_part_alike() -> None:
     codes = part_codes()
     for c, d in KINDRED:
         differ = {PARTS[k] for k in np.nonzero(codes[c, 1:] != codes[d, 1:])[0]}
-        assert differ == set(telling_parts(c, d))
+        assert differ == set(discriminative_parts(c, d))
     assert (codes[:, 0] == 0).all() and (codes[:, 1:] > 0).all()
 
 
@@ -254,7 +256,7 @@ def test_export_writes_folders_that_agree_with_the_dataset(tmp_path) -> None:
         (lambda: Fieldguide(5, seed=-1), "seed=-1"),
         (lambda: Fieldguide(5, size=4), "size=4"),
         (lambda: Fieldguide(5).contrast_mask(0, "Dodo"), "'Dodo'"),
-        (lambda: Fieldguide(5).telling_parts(0, 99), "99"),
+        (lambda: Fieldguide(5).discriminative_parts(0, 99), "99"),
     ],
 )
 def test_bad_questions_are_answered_in_one_line(ask, words: str) -> None:

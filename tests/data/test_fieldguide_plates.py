@@ -1,10 +1,10 @@
-"""The plates: one a genus, each telling part named."""
+"""The plates: one a genus, each discriminative part named."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-from finercam.data.fieldguide import GENERA, SPECIES, telling_parts
+from finercam.data.fieldguide import GENERA, SPECIES, discriminative_parts
 from finercam.data.fieldguide.plates import LACKING, plate, write_plates
 from finercam.data.fieldguide.species import phrase
 
@@ -23,6 +23,6 @@ def test_a_plate_names_every_species_and_what_it_wears_or_lacks() -> None:
     labels = [label for label, species in enumerate(SPECIES) if species.genus is genus]
     for label in labels:
         assert SPECIES[label].name in words
-        for part in {part for other in labels for part in telling_parts(label, other)}:
+        for part in {part for other in labels for part in discriminative_parts(label, other)}:
             mark = SPECIES[label].marks.get(part)
             assert (phrase(part, mark).removeprefix("a ") if mark else LACKING[part]) in words

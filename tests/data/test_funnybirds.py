@@ -22,8 +22,8 @@ def test_parts_by_their_colours(funnybirds_tree, labels_of):
 
 def test_telling_parts_and_contrast_mask(funnybirds_tree, refused):
     data = FunnyBirds(funnybirds_tree)
-    assert data.telling_parts(0, 1) == data.telling_parts(1, 0) == ("beak",)
-    assert data.telling_parts(0, 2) == ("tail", "wing") and data.telling_parts(1, 1) == ()
+    assert data.discriminative_parts(0, 1) == data.discriminative_parts(1, 0) == ("beak",)
+    assert data.discriminative_parts(0, 2) == ("tail", "wing") and data.discriminative_parts(1, 1) == ()
     masks = data[0].annotation.masks
     np.testing.assert_array_equal(data.contrast_mask(0, 1), masks["beak"])
     np.testing.assert_array_equal(data.contrast_mask(0, 2), masks["tail"] | masks["wing"])
@@ -31,10 +31,10 @@ def test_telling_parts_and_contrast_mask(funnybirds_tree, refused):
     hidden = data.contrast_mask(1, 0)
     assert hidden.shape == (64, 64) and hidden.dtype == bool and not hidden.any()
     with refused("0 to 2", "not 3"):
-        data.telling_parts(0, 3)
-    assert data.telling_parts("bird 00", 2) == ("tail", "wing")
+        data.discriminative_parts(0, 3)
+    assert data.discriminative_parts("bird 00", 2) == ("tail", "wing")
     with refused("'bird 0'", "'bird 00'"):
-        data.telling_parts("bird 0", 1)
+        data.discriminative_parts("bird 0", 1)
     assert not data.contrast_mask(0, 0).any()  # its own class
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from finercam.contrast import WEIGHTS
+from finercam.core.contrast import WEIGHTS
 from finercam.data.fieldguide import Fieldguide
 from finercam.data.sample import Annotation, Sample
 from finercam.errors import FinerCAMError

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finercam import FinerCAM, FinerCAMError
-from finercam.capture import exchanged, run_model
+from finercam.core.capture import exchanged, run_model
 
 
 class Counting(nn.Module):

@@ -4,10 +4,10 @@ from finercam import metrics
 
 
 def test_a_crest_that_is_not_there_is_evidence_not_background():
-    objects, telling = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
+    objects, discriminative = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
     objects[0, 2:, :2] = True
-    telling[0, 1:3, 0] = True  # one pixel on the bird, one in the sky
-    parts = metrics.regions(telling, objects)
+    discriminative[0, 1:3, 0] = True  # one pixel on the bird, one in the sky
+    parts = metrics.regions(discriminative, objects)
     assert sum(part.int() for part in parts.values()).eq(1).all()
     assert {name: int(part.sum()) for name, part in parts.items()} == {
         "discriminative": 2,

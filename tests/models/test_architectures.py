@@ -20,9 +20,9 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
-from finercam.grid import Layout, find_layout
-from finercam.head import linear_head
-from finercam.layers import resolve_layers
+from finercam.core.grid import Layout, find_layout
+from finercam.core.head import linear_head
+from finercam.core.layers import resolve_layers
 
 NCHW, NHWC, TOKENS = "nchw", "nhwc", "tokens"
 

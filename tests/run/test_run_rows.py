@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finercam import FinerCAM, FinerCAMError, open_run
-from finercam.evidence import NotKept
+from finercam.core.evidence import NotKept
 from finercam.images import read_image
 from finercam.run import explain_dataset
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from finercam.app.opened import ONE_AT_A_TIME, RIVALS, Opened, explainer
+from finercam.core.references import NONE
 from finercam.data.fieldguide import Fieldguide
 from finercam.errors import FinerCAMError
 from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
 from finercam.names import label
-from finercam.references import NONE
 from finercam.view.shown import shown
 
 __all__ = [
@@ -165,10 +165,10 @@ def pick(asked: Asked, strategy: str, count: int) -> Asked:
     """Hold the same target against the rivals that a strategy picks."""
 
     def again(answer: Explanation) -> Explanation:
-        assert isinstance(answer.asker, FinerCAM)
-        asker = _picking(answer.asker, strategy, count)
-        found = asker.choose(answer.logits.cpu().double(), answer.target, None, count)
-        picked = replace(answer, asker=asker).ask(against=found.ids)
+        assert isinstance(answer.backend, FinerCAM)
+        backend = _picking(answer.backend, strategy, count)
+        found = backend.choose(answer.logits.cpu().double(), answer.target, None, count)
+        picked = replace(answer, backend=backend).ask(against=found.ids)
         return replace(picked, setting=replace(picked.setting, strategy=strategy, num_references=count))
 
     return _asked(asked, again)
@@ -210,7 +210,7 @@ def truth(asked: Asked) -> tuple[float, float, tuple[str, ...]] | None:
     mask = asked.opened.preprocess.mask(painted.contrast_mask(at, rival), asked.picture.image.size)
     where = torch.from_numpy(mask)[None]
     plain, finer = (float(energy(one.maps.cpu(), where)[0]) for one in (asked.answer.plain, asked.answer))
-    return plain, finer, painted.telling_parts(asked.target, rival)
+    return plain, finer, painted.discriminative_parts(asked.target, rival)
 
 
 def _asked(asked: Asked, question: Callable[[Explanation], Explanation], alone: bool = False) -> Asked:

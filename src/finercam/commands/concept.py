@@ -140,7 +140,7 @@ def _panel(
     """Each picture, the classifier's contrast map on it, and the maps of the traits that agree most."""
     import numpy as np
 
-    from finercam.maps import positive
+    from finercam.core.maps import positive
     from finercam.save import write
     from finercam.view.blend import overlay
     from finercam.view.sheet import Cell, Line, png, sheet

@@ -35,7 +35,7 @@ def demo(
 
     from finercam.commands.console import print_table
     from finercam.commands.evaluate import print_lines
-    from finercam.data.fieldguide import Fieldguide, telling_parts
+    from finercam.data.fieldguide import Fieldguide, discriminative_parts
     from finercam.evaluation import evaluate
     from finercam.explainer import FinerCAM
     from finercam.metrics import energy
@@ -58,13 +58,13 @@ def demo(
     rivals = [max(birds.siblings(c), key=lambda d, y=y: float(y[d])) for c, y in zip(labels, logits, strict=True)]
     answer = explain(images, target=labels, against=[[d] for d in rivals], gamma=1.0)
 
-    telling = torch.stack([torch.from_numpy(birds.contrast_mask(i, d)) for i, d in enumerate(rivals)])
-    plain, finer = energy(answer.plain.maps, telling), energy(answer.maps, telling)
+    discriminative = torch.stack([torch.from_numpy(birds.contrast_mask(i, d)) for i, d in enumerate(rivals)])
+    plain, finer = energy(answer.plain.maps, discriminative), energy(answer.maps, discriminative)
     folder, rows = Folder(out, model), []
     for i, (one, photo) in enumerate(zip(answer, photos, strict=True)):
         folder.add(one, f"bird-{i}", photo, preprocess=loaded.preprocess, source=birds[i].id)
         chance = float(one.probabilities[0, labels[i]])
-        parts = ", ".join(telling_parts(labels[i], rivals[i]))
+        parts = ", ".join(discriminative_parts(labels[i], rivals[i]))
         rows.append([f"bird-{i}", one.target_names[0], percent(chance), one.reference_names[0][0], parts,
                      percent(float(plain[i])), percent(float(finer[i]))])  # fmt: skip
     folder.finish()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finercam.core.maps import upsample
 from finercam.errors import FinerCAMError
-from finercam.maps import upsample
 
 __all__ = ["MEASURES", "Agreement", "agreement", "audit", "cosine", "energy_overlap", "rank_correlation", "shifts"]
 

@@ -120,10 +120,10 @@ def texts_for(album: Album, rows: np.ndarray, rng: np.random.Generator) -> list[
         if not album.bird[row]:
             continue
         shown = [part for part in range(len(NAMED)) if album.styles[row, part] != ABSENT and album.seen[row, part]]
-        telling = [part for part in album.differing(row) if part in shown]
+        discriminative = [part for part in album.differing(row) if part in shown]
         if not shown:
             continue
-        first = int(rng.choice(telling if telling and rng.random() < 0.7 else shown))
+        first = int(rng.choice(discriminative if discriminative and rng.random() < 0.7 else shown))
         texts.append(_one(album, row, first, rng))
         texts.append(_several(album, row, shown, rng))
         texts.append(_false(album, row, first, rng))

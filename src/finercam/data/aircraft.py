@@ -6,8 +6,9 @@ import os
 from functools import partial
 from pathlib import Path
 
+from finercam.annotation import Annotation
 from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_lines, safe_path, words
-from finercam.data.sample import Annotation, Sample
+from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
 
 __all__ = ["BANNER", "Aircraft"]

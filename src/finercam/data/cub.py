@@ -7,8 +7,9 @@ import re
 from functools import partial
 from pathlib import Path
 
+from finercam.annotation import Annotation
 from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_grey, safe_path, words
-from finercam.data.sample import Annotation, Sample
+from finercam.data.sample import Sample
 
 __all__ = ["CUB"]
 

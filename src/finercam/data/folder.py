@@ -6,6 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from finercam.annotation import Annotation
 from finercam.data.files import (
     SampleList,
     clip_box,
@@ -15,7 +16,7 @@ from finercam.data.files import (
     read_table,
     safe_path,
 )
-from finercam.data.sample import Annotation, Sample
+from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError, suggest
 
 __all__ = ["SPLITS", "ImageFolder", "PictureFolder", "class_folders"]

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finercam.annotation import Annotation
 from finercam.data.files import SampleList, find_root, mask_box, pick, read_json
-from finercam.data.sample import Annotation, Sample
+from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class FunnyBirds(SampleList):
 
     Masks are `"beak"`, `"eye"`, `"foot"`, `"tail"`, `"wing"` (both sides together; a part that cannot be seen has
     no entry) and `"object"`, all of these and the body; the box is the tight one around the object. Which parts
-    tell two classes apart is known: `telling_parts`, `contrast_mask`.
+    tell two classes apart is known: `discriminative_parts`, `contrast_mask`.
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "test") -> None:
@@ -58,7 +59,7 @@ class FunnyBirds(SampleList):
         classes = [f"bird {index:02d}" for index in range(len(self._parts))]
         super().__init__(f"FunnyBirds {split}", base, classes, samples)
 
-    def telling_parts(self, c: int | str, d: int | str) -> tuple[str, ...]:
+    def discriminative_parts(self, c: int | str, d: int | str) -> tuple[str, ...]:
         """The parts in which classes `c` and `d` (labels or names) differ, by name; none if they are the same."""
         first, second = self._parts[self._class(c)], self._parts[self._class(d)]
         return tuple(sorted(part for part in first.keys() | second.keys() if first.get(part) != second.get(part)))
@@ -73,13 +74,13 @@ class FunnyBirds(SampleList):
 
         sample = self[index]
         assert sample.label is not None  # every entry of dataset_*.json has its class
-        telling = self.telling_parts(sample.label, rival)
+        discriminative = self.discriminative_parts(sample.label, rival)
         part_map = self.root / f"{sample.id.split('/')[0]}_part_map"
         if not part_map.is_dir():
             raise FinerCAMError(f"FunnyBirds: {part_map} is missing; contrast_mask needs the part maps")
         masks = sample.annotation.masks
         height, width = _pixels(part_map / sample.id.split("/", 1)[1]).shape[:2]
-        found = [masks[part] for part in telling if part in masks]
+        found = [masks[part] for part in discriminative if part in masks]
         return np.logical_or.reduce(found) if found else np.zeros((height, width), bool)
 
     def _class(self, which: int | str) -> int:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from finercam.annotation import Annotation
 from finercam.data.files import SampleList, clip_box, numbers, read_lines, safe_path
-from finercam.data.sample import Annotation, Sample
+from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError, suggest
 
 __all__ = ["ListFile"]

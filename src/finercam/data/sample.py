@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from finercam.annotation import Annotation
+
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
 __all__ = ["Annotation", "ImageDataset", "Sample"]
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """Where things are in one picture, in pixels of the picture that `Sample.open` returns.
-
-    `box` is `(x0, y0, x1, y1)` with `x1`, `y1` exclusive; `masks` maps a part's name to a boolean array `(H, W)`,
-    the whole object under the name `"object"`; `keypoints` maps a part's name to the `(x, y)` of each *visible* part.
-    """
-
-    box: tuple[float, float, float, float] | None = None
-    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
-    keypoints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class ImageDataset(Protocol):
 
     `classes` are the class names, their positions the labels. A dataset that knows which pixels tell two classes
     apart (Fieldguide, FunnyBirds) also has `contrast_mask(index, rival) -> (H, W) bool`; one that knows which
-    parts do has `telling_parts(c, d) -> tuple[str, ...]`.
+    parts do has `discriminative_parts(c, d) -> tuple[str, ...]`.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finercam.contrast import WEIGHTS
+from finercam.core.contrast import WEIGHTS
 from finercam.errors import FinerCAMError, suggest
 
 __all__ = ["NAMED", "Ask", "parse_ask"]

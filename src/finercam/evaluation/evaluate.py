@@ -12,10 +12,11 @@ from torch import Tensor
 
 from finercam import methods as method_registry
 from finercam import metrics
-from finercam.capture import run_model
+from finercam.annotation import Annotation
+from finercam.core.capture import run_model
 from finercam.data.batches import Batch as Loaded
 from finercam.data.batches import loader
-from finercam.data.sample import Annotation, ImageDataset
+from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
 from finercam.evaluation.ask import Ask, parse_ask
 from finercam.evaluation.maps import CONTROLS, Questions, controls, questions, signed_maps
@@ -330,6 +331,6 @@ def _short(prepare: Preprocess) -> str:
 
 
 def _version() -> str:
-    from finercam import __version__
+    from finercam._version import __version__
 
     return __version__

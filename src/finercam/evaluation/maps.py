@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from finercam import metrics
-from finercam import references as pick
-from finercam.contrast import Contrast, contrast_terms, one_hot
+from finercam.core import references as pick
+from finercam.core.contrast import Contrast, contrast_terms, one_hot
+from finercam.core.head import linear_head
+from finercam.core.maps import signed_map, upsample
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.evaluation.ask import Ask
 from finercam.explainer import FinerCAM
-from finercam.head import linear_head
-from finercam.maps import signed_map, upsample
 from finercam.methods import Method
 from finercam.methods.source import Source
-from finercam.references import NONE
 
 __all__ = ["CONTROLS", "Question", "Questions", "controls", "questions", "signed_maps"]
 
@@ -117,7 +117,7 @@ def _pick(
         noise = [torch.rand(logits.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return pick.predicted(torch.stack(noise), target, ask.count)
     if ask.references == "all":
-        return pick.everything(logits.shape[1], target)
+        return pick.all_other_classes(logits.shape[1], target)
     if ask.references == "nearest":
         return pick.nearest(logits, target, ask.count)
     if ask.references == "predicted":

@@ -99,15 +99,15 @@ def _known(masks: Tensor | None, images: Tensor) -> Tensor:
 
 
 def _contrastive(batch: Batch, maps: Tensor) -> Columns:
-    assert batch.truth.telling is not None
+    assert batch.truth.discriminative is not None
     objects = None if batch.truth.objects is None else batch.truth.objects.to(maps.device)
-    telling = batch.truth.telling.to(maps.device)
-    return metrics.contrastive(maps, telling, objects, tolerance=batch.tolerance)
+    discriminative = batch.truth.discriminative.to(maps.device)
+    return metrics.contrastive(maps, discriminative, objects, tolerance=batch.tolerance)
 
 
 def _contrastive_chance(batch: Batch) -> Columns:
-    assert batch.truth.telling is not None
-    return metrics.contrastive_chance(batch.truth.telling, batch.truth.objects, tolerance=batch.tolerance)
+    assert batch.truth.discriminative is not None
+    return metrics.contrastive_chance(batch.truth.discriminative, batch.truth.objects, tolerance=batch.tolerance)
 
 
 def _shape(_: Batch, maps: Tensor) -> Columns:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finercam.evaluation.summary import CHANCE, CONTROL, Line, surely
+from finercam.evaluation.summary import CHANCE, CONTROL, Line, significance_marker
 
 __all__ = ["PaperRow", "paper_csv", "paper_markdown", "paper_rows"]
 
@@ -105,7 +105,7 @@ def _shown(cell: tuple[Line, Line] | str) -> str:
     if isinstance(cell, str):
         return cell
     plain, finer = cell
-    return f"{plain.mean:.3f} → {finer.mean:.3f}{surely(finer)}"
+    return f"{plain.mean:.3f} → {finer.mean:.3f}{significance_marker(finer)}"
 
 
 def _legend(rows: Sequence[PaperRow]) -> str:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from finercam.contrast import Contrast
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import NotKept
+from finercam.core.maps import signed_map, upsample
+from finercam.core.references import NONE
 from finercam.data.batches import Batch
 from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
 from finercam.evaluation.maps import Question
-from finercam.evidence import NotKept
 from finercam.explanation import Explanation
-from finercam.maps import signed_map, upsample
 from finercam.methods import Method
-from finercam.references import NONE
 from finercam.run.maps import stored_answers
 from finercam.run.reader import Run
 from finercam.run.rows import OK

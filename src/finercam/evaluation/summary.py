@@ -14,7 +14,18 @@ import torch
 from finercam import metrics
 from finercam.evaluation.measures import DIRECTION
 
-__all__ = ["CHANCE", "CONTROL", "Line", "cell", "describe", "heading", "markdown", "summarise", "surely", "to_csv"]
+__all__ = [
+    "CHANCE",
+    "CONTROL",
+    "Line",
+    "cell",
+    "describe",
+    "heading",
+    "markdown",
+    "significance_marker",
+    "summarise",
+    "to_csv",
+]
 
 CONTROL, CHANCE = "control", "chance"
 KEYS = ("index", "id", "label", "prediction", "probability", "rival", "method", "contrast", "error")
@@ -84,10 +95,10 @@ def cell(line: Line | None) -> str:
     """A mean, with ▲ or ▼ where it is surely better or worse than the plain map's."""
     if line is None:
         return ""
-    return f"{line.mean:.3f}{surely(line)}"
+    return f"{line.mean:.3f}{significance_marker(line)}"
 
 
-def surely(line: Line) -> str:
+def significance_marker(line: Line) -> str:
     """An arrow up where a line is surely better than the plain map, down where it is worse, by the interval."""
     if not _direction(line.metric) or math.isnan(line.difference_low):
         return ""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from finercam import metrics
-from finercam.data.sample import Annotation, ImageDataset
+from finercam.annotation import Annotation
+from finercam.data.sample import ImageDataset
 from finercam.images import Preprocess
 
 __all__ = ["Truth", "read_notes", "read_truth"]
@@ -18,7 +19,7 @@ __all__ = ["Truth", "read_notes", "read_truth"]
 
 @dataclass(frozen=True)
 class Truth:
-    """`objects (N, H, W)` from masks, or else from boxes; `boxes (N, H, W)` from boxes alone; `telling (N, H, W)` for
+    """`objects (N, H, W)` from masks, or else from boxes; `boxes (N, H, W)` from boxes alone; `discriminative (N, H, W)` for
     each picture's rival; None where unknown of the whole batch.
 
     A picture without its own annotation has an empty mask, which every measure answers with NaN.
@@ -26,7 +27,7 @@ class Truth:
 
     objects: Tensor | None
     boxes: Tensor | None
-    telling: Tensor | None
+    discriminative: Tensor | None
 
 
 def read_notes(dataset: ImageDataset, indices: Sequence[int]) -> tuple[dict[int, Annotation], dict[int, str]]:
@@ -52,19 +53,19 @@ def read_truth(
 ) -> Truth:
     """What is known of the pictures of `notes`, `(width, height)` each, in pixels of their tensors `size` (H, W)."""
     contrast_mask = getattr(dataset, "contrast_mask", None) if with_telling else None
-    objects, boxes, telling = [], [], []
+    objects, boxes, discriminative = [], [], []
     for (index, note), picture, rival in zip(notes.items(), pictures, rivals, strict=True):
         masks = {"object": note.masks["object"]} if "object" in note.masks else {}
         if contrast_mask is not None and rival >= 0:
-            masks["telling"] = np.asarray(contrast_mask(index, rival), dtype=bool)
+            masks["discriminative"] = np.asarray(contrast_mask(index, rival), dtype=bool)
         placed = prepare.annotation(Annotation(box=note.box, masks=masks), picture)
         boxes.append(_box(placed, size))
         objects.append(placed.masks.get("object", boxes[-1]))
-        telling.append(placed.masks.get("telling"))
+        discriminative.append(placed.masks.get("discriminative"))
     return Truth(
         objects=_stack(objects, size) if any(o is not None for o in objects) else None,
         boxes=_stack(boxes, size) if any(b is not None for b in boxes) else None,
-        telling=None if contrast_mask is None else _stack(telling, size),
+        discriminative=None if contrast_mask is None else _stack(discriminative, size),
     )
 
 

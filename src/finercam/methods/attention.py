@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finercam.capture import Capture, capture
-from finercam.contrast import Contrast
+from finercam.core.capture import Capture, capture
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence
+from finercam.core.grid import Layout, find_layout
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence
-from finercam.grid import Layout, find_layout
 from finercam.methods import rules
 from finercam.methods.method import register
 from finercam.methods.source import Source

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam.capture import exchanged, run_model
-from finercam.contrast import Contrast, one_hot
+from finercam.core.capture import exchanged, run_model
+from finercam.core.contrast import Contrast, one_hot
+from finercam.core.evidence import Evidence
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence
 from finercam.methods.fold import folded
 from finercam.methods.source import Source
 

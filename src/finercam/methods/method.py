@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from finercam.contrast import Contrast
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence
 from finercam.errors import FinerCAMError, suggest
-from finercam.evidence import Evidence
 from finercam.methods import gather, rules
 from finercam.methods.source import Source
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finercam.capture import Capture, Scores, capture
-from finercam.grid import Layout
+from finercam.core.capture import Capture, Scores, capture
+from finercam.core.grid import Layout
 
 __all__ = ["Source"]
 
@@ -78,7 +78,7 @@ class Source:
             logits = torch.nn.functional.linear(activation.mean(dim=(2, 3)), rows, bias)
         return rows if float((logits - self.logits).abs().amax()) <= CLOSE * float(self.logits.abs().amax()) else None
 
-    def goes_back_to(self, rows: Tensor) -> bool:
+    def gradients_match(self, rows: Tensor) -> bool:
         """Whether the model's own gradients are those of an averaging head with these rows; the graph is kept."""
         random = torch.Generator().manual_seed(0)
         direction = torch.randn(self.logits.shape, generator=random, dtype=torch.float64)[:, None]

@@ -18,28 +18,28 @@ from finercam.metrics.localisation import (
 __all__ = ["contrastive", "contrastive_chance", "regions"]
 
 
-def regions(telling: Tensor, objects: Tensor) -> dict[str, Tensor]:
+def regions(discriminative: Tensor, objects: Tensor) -> dict[str, Tensor]:
     """Split the picture in three, each `(N, H, W)` bool: discriminative, shared (object) and background
     pixels.
 
-    `telling` are the pixels that differ between c and d. They may lie off the object: a crest that c lacks
+    `discriminative` are the pixels that differ between c and d. They may lie off the object: a crest that c lacks
     and d wears is evidence where there is only sky; those pixels are discriminative, not background.
 
     >>> parts = regions(torch.tensor([[[True, False, False]]]), torch.tensor([[[False, True, False]]]))
     >>> [parts[name].flatten().int().tolist() for name in parts]
     [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     """
-    known = as_masks(telling, telling)
-    whole = as_masks(objects, telling)
+    known = as_masks(discriminative, discriminative)
+    whole = as_masks(objects, discriminative)
     return {"discriminative": known, "shared": whole & ~known, "background": ~whole & ~known}
 
 
 def contrastive(
-    maps: Tensor, telling: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
+    maps: Tensor, discriminative: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
 ) -> dict[str, Tensor]:
     """What a contrastive map should do on known discriminative pixels; every value `(N,)` in [0, 1].
 
-    - `discriminative_energy` (higher is better): share of the positive mass on the telling pixels;
+    - `discriminative_energy` (higher is better): share of the positive mass on the discriminative pixels;
     - `discriminative_pointing` (higher): the map's maximum on them, within `tolerance` pixels;
     - `discriminative_ap` (higher): average precision as their detector;
     - with `objects`: `shared_energy` and `background_energy` (lower); the three energies add up to 1.
@@ -53,12 +53,12 @@ def contrastive(
     (0.5, 0.5)
     """
     values = {
-        "discriminative_energy": energy(maps, telling),
-        "discriminative_pointing": pointing(maps, telling, tolerance=tolerance),
-        "discriminative_ap": average_precision(maps, telling),
+        "discriminative_energy": energy(maps, discriminative),
+        "discriminative_pointing": pointing(maps, discriminative, tolerance=tolerance),
+        "discriminative_ap": average_precision(maps, discriminative),
     }
     if objects is not None:
-        parts = regions(as_masks(telling, maps), as_masks(objects, maps))
+        parts = regions(as_masks(discriminative, maps), as_masks(objects, maps))
         mass = as_maps(maps).clamp_min(0)
         for name in ("shared", "background"):
             # Unlike `energy`, an empty region holds no mass: 0, so that the three still add up to 1.
@@ -67,21 +67,23 @@ def contrastive(
     return values
 
 
-def contrastive_chance(telling: Tensor, objects: Tensor | None = None, *, tolerance: int = 0) -> dict[str, Tensor]:
+def contrastive_chance(
+    discriminative: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
+) -> dict[str, Tensor]:
     """What a map that knows nothing gets, under the names of `contrastive`, `(N,)` each: area shares, and
     AP's chance.
 
     >>> contrastive_chance(torch.tensor([[[True, False, False, False]]]))["discriminative_energy"].item()
     0.25
     """
-    nothing = ~telling.flatten(1).bool().any(1)
+    nothing = ~discriminative.flatten(1).bool().any(1)
     levels = {
-        "discriminative_energy": void_where(nothing, mask_share(telling)),
-        "discriminative_pointing": pointing_chance(telling, tolerance=tolerance),
-        "discriminative_ap": average_precision_chance(telling),
+        "discriminative_energy": void_where(nothing, mask_share(discriminative)),
+        "discriminative_pointing": pointing_chance(discriminative, tolerance=tolerance),
+        "discriminative_ap": average_precision_chance(discriminative),
     }
     if objects is not None:
-        parts = regions(telling, objects)
+        parts = regions(discriminative, objects)
         for name in ("shared", "background"):
             levels[f"{name}_energy"] = void_where(nothing, mask_share(parts[name]))
     return levels

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finercam.core.layers import unwrap
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
-from finercam.layers import unwrap
 from finercam.models.budget import Budget
 from finercam.models.hub import first_line
 from finercam.models.loaded import LoadedModel

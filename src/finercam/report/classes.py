@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from finercam.evidence import Evidence
+from finercam.core.evidence import Evidence
+from finercam.core.head import linear_head
+from finercam.core.references import NONE, References, similarity
+from finercam.core.views import View
 from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
-from finercam.head import linear_head
 from finercam.methods import gather
-from finercam.references import NONE, References, similarity
-from finercam.views import View
 
 __all__ = ["Apart", "similarities", "with_rivals"]
 
@@ -72,10 +72,10 @@ def with_rivals(answer: Explanation, rivals: int) -> Explanation:
         set(_wanted(answer, sample, rivals)) <= set(_kept(answer.seen[0][1], sample)) for sample in range(len(answer))
     ):
         return answer
-    asker, images = answer.asker, answer.images
-    if not isinstance(asker, FinerCAM) or images is None or answer.setting.method.gather is not gather.gradients:
+    backend, images = answer.backend, answer.images
+    if not isinstance(backend, FinerCAM) or images is None or answer.setting.method.gather is not gather.gradients:
         return answer
-    again = copy.copy(asker)
+    again = copy.copy(backend)
     again.keep = rivals + 1
     # Of a hundred references only the first are told apart; one backward pass for each would take minutes.
     ids, cosine = answer.references[:, :rivals], answer.similarity[:, :rivals]
@@ -85,8 +85,8 @@ def with_rivals(answer: Explanation, rivals: int) -> Explanation:
 
 def similarities(answer: Explanation, classes: list[int]) -> list[list[float | None]] | None:
     """Cosine between the head's rows of the classes, `(R, R)`; only the references' to the target without a head."""
-    asker = answer.asker
-    head = linear_head(asker.model, answer.logits.shape[1]) if isinstance(asker, FinerCAM) else None
+    backend = answer.backend
+    head = linear_head(backend.model, answer.logits.shape[1]) if isinstance(backend, FinerCAM) else None
     if head is not None:
         rows = similarity(head[0].cpu()[classes], torch.arange(len(classes)))
         return [[_rounded(value) for value in row] for row in rows.tolist()]

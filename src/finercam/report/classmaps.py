@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finercam.core.maps import fuse
 from finercam.explanation import Explanation
-from finercam.maps import fuse
 from finercam.methods import Method
 from finercam.report.classes import Apart
 from finercam.report.pack import pack, packed_length
@@ -21,7 +21,7 @@ GAMMAS = tuple(round(step / 10, 1) for step in range(21))
 """Strengths at which a method that is not linear is computed beforehand."""
 
 ASKED = "asked"
-AT_ONCE = 1 << 20
+DEFAULT_BATCH_SIZE = 1 << 20
 """Numbers that a rule is given at once; more would not stay in a processor's cache."""
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -127,7 +127,7 @@ def _sides(apart: Apart, gradients: Tensor, target: int, rival: int) -> tuple[Te
 def _at_gammas(method: Method, activation: Tensor, plain: Tensor, against: Tensor, gammas: list[float]) -> Tensor:
     """Signed maps `(G, h, w)`: gradients are linear in gamma whatever the weights."""
     strengths = torch.tensor(gammas, dtype=plain.dtype)[:, None, None, None]
-    some = max(1, AT_ONCE // activation.numel())
+    some = max(1, DEFAULT_BATCH_SIZE // activation.numel())
     return torch.cat(
         [
             method.rule(activation.expand(len(gamma), -1, -1, -1), plain - gamma * against)

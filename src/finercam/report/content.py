@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from finercam.core.references import NONE
 from finercam.explanation import Explanation
 from finercam.methods import Method, is_linear
 from finercam.methods import get as get_method
 from finercam.names import label
-from finercam.references import NONE
 from finercam.report.classes import Apart, similarities
 from finercam.report.classmaps import ASKED, GAMMAS, Question, grid, linear, linear_length
 from finercam.report.pack import packed_length, unpack

@@ -19,7 +19,7 @@ from finercam.run import local
 from finercam.run.lists import ImageList, write_list
 from finercam.run.manifest import Manifest, about, read_manifest
 from finercam.run.rows import FINE, read_shard, shard_name
-from finercam.run.settings import settle
+from finercam.run.settings import resolve_settings
 from finercam.run.source import Source, open_source
 from finercam.run.store import Store
 from finercam.run.worker import Worker
@@ -95,7 +95,7 @@ def explain_dataset(
         for key in ("batch", "shard", "threads"):  # where nothing is said, as the run was begun
             if question.get(key) is None:
                 question[key] = goes_on.get(key)
-        settings = settle(model, model_string or model.name, **question)
+        settings = resolve_settings(model, model_string or model.name, **question)
         part = Path(scratch) / LIST if store.folder is None else store.folder / f".writing-{LIST}"
         try:
             listed = write_list(source, part, settings.shard, limit)
@@ -114,7 +114,7 @@ def explain_dataset(
                 part.unlink(missing_ok=True)
         if store.folder is not None:
             listed = replace(listed, file=store.folder / LIST)
-        left = _left(store, listed, source, settings.digest, redo, check_contents, tell)
+        left = _pending_shards(store, listed, source, settings.digest, redo, check_contents, tell)
         done = listed.count - sum(map(listed.length, left))
         if progress:
             progress(done, listed.count)
@@ -159,7 +159,7 @@ def _shards(
     return engine.explain_shards(cluster, manifest, listed, left, readers, size)
 
 
-def _left(
+def _pending_shards(
     store: Store,
     listed: ImageList,
     source: Source,

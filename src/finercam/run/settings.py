@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finercam.methods import Method
     from finercam.models import LoadedModel
 
-__all__ = ["PRECISIONS", "TARGETS", "Settings", "settle", "weights_hash"]
+__all__ = ["PRECISIONS", "TARGETS", "Settings", "resolve_settings", "weights_hash"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 TARGETS = ("prediction", "label")
@@ -103,7 +103,7 @@ class Settings:
         )
 
 
-def settle(
+def resolve_settings(
     loaded: LoadedModel,
     model: str,
     *,
@@ -130,7 +130,7 @@ def settle(
 
     Raises FinerCAMError, before any work on the dataset, for whatever cannot be asked.
     """
-    from finercam import __version__
+    from finercam._version import __version__
     from finercam.explainer import FinerCAM
     from finercam.methods.method import is_linear
     from finercam.names import class_id

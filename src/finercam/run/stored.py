@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finercam import references as strategies
-from finercam.contrast import Contrast
+from finercam.core import references as strategies
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence, NotKept
+from finercam.core.references import NONE, References
+from finercam.core.views import IDENTITY
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence, NotKept
 from finercam.explanation import Explanation, Setting
 from finercam.methods import Method, get
 from finercam.methods.gather import gradients
 from finercam.names import shared_or_per_sample
-from finercam.references import NONE, References
 from finercam.run.settings import Settings
-from finercam.views import IDENTITY
 
 __all__ = ["ClassMaps", "StrengthMaps", "answers"]
 
@@ -77,7 +77,7 @@ class StrengthMaps(Evidence):
 
 
 @dataclass(frozen=True)
-class StoredAsker:
+class StoredBackend:
     """Settles which classes are meant, from names and stored logits alone."""
 
     class_names: tuple[str, ...] | None
@@ -164,7 +164,7 @@ def _answer(table: Any, settings: Settings) -> Explanation:
         setting,
         ((IDENTITY, evidence),),
         logits=logits.float(),
-        asker=StoredAsker(settings.class_names),
+        backend=StoredBackend(settings.class_names),
     )
 
 

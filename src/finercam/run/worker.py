@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from finercam.contrast import Contrast
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence, directions
+from finercam.core.maps import signed_map
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence, directions
-from finercam.maps import signed_map
 from finercam.methods import rules
 from finercam.names import class_id, label
-from finercam.references import NONE
 from finercam.run.pictures import Read
 from finercam.run.rows import OK, write_rows
 from finercam.run.settings import Settings, method_of

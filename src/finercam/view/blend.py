@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from finercam.core.maps import upsample
 from finercam.errors import FinerCAMError
-from finercam.maps import upsample
 from finercam.view.colours import evidence_colours, opacity, signed_colours
 
 __all__ = ["contour", "heat", "overlay", "pixels", "signed"]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finercam.core.evidence import NotKept
+from finercam.core.maps import peak, upsample
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
-from finercam.evidence import NotKept
-from finercam.maps import peak, upsample
 from finercam.names import label
-from finercam.references import NONE
 from finercam.view.blend import overlay, pixels, signed
 from finercam.view.sheet import Cell, Line, sheet
 from finercam.view.shown import Display, shown

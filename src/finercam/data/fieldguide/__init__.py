@@ -1,7 +1,7 @@
 """Fieldguide: a seeded, procedural benchmark of bird pictures in which the truth about every contrast is known."""
 
 from .dataset import CHANGED, Fieldguide
-from .species import GENERA, PARTS, SPECIES, caption, nearest_sibling, siblings, telling_parts
+from .species import GENERA, PARTS, SPECIES, caption, discriminative_parts, nearest_sibling, siblings
 
 __all__ = [
     "CHANGED",
@@ -10,7 +10,7 @@ __all__ = [
     "SPECIES",
     "Fieldguide",
     "caption",
+    "discriminative_parts",
     "nearest_sibling",
     "siblings",
-    "telling_parts",
 ]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finercam.data.sample import Annotation, Sample
+from finercam.annotation import Annotation
+from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
 
 from . import species
@@ -34,7 +35,7 @@ outer fringe of an anti-aliased edge, which nobody sees.
 class Fieldguide:
     """`count` pictures of made-up birds of which everything is known; picture `i` depends on `(seed, i, size)` only.
 
-    Implements `finercam.data.ImageDataset`, and has `contrast_mask` and `telling_parts`. Source of the idea:
+    Implements `finercam.data.ImageDataset`, and has `contrast_mask` and `discriminative_parts`. Source of the idea:
     FunnyBirds (Hesse et al., ICCV 2023).
 
     >>> birds = Fieldguide(4, seed=1)
@@ -115,16 +116,16 @@ class Fieldguide:
         """
         return _changed(self.picture(index).image, self.picture(index, self._class(rival)).image)
 
-    def telling_parts(self, c: int | str, d: int | str) -> tuple[str, ...]:
+    def discriminative_parts(self, c: int | str, d: int | str) -> tuple[str, ...]:
         """The parts that tell two species apart: one or two inside a genus."""
-        return species.telling_parts(self._class(c), self._class(d))
+        return species.discriminative_parts(self._class(c), self._class(d))
 
     def siblings(self, c: int | str) -> tuple[int, ...]:
         """The other species of the genus."""
         return species.siblings(self._class(c))
 
     def nearest_sibling(self, c: int | str) -> int:
-        """The sibling with the fewest telling parts; ties go to the next in the genus's order."""
+        """The sibling with the fewest discriminative parts; ties go to the next in the genus's order."""
         return species.nearest_sibling(self._class(c))
 
     # -- many pictures -------------------------------------------------------------------------------------------

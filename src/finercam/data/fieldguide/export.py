@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import Fieldguide
-from .species import PARTS, SPECIES, caption, nearest_sibling, siblings, telling_parts
+from .species import PARTS, SPECIES, caption, discriminative_parts, nearest_sibling, siblings
 
 __all__ = ["export", "guide"]
 
@@ -18,7 +18,7 @@ def export(out_dir: str | Path, count: int, seed: int = 0, size: int = 128) -> P
 
     `images/<class>/<index>.png` are the pictures, `masks/<class>/<index>.png` maps of part numbers (8-bit grey:
     0 is not the bird, `n` is part `n` of the guide), `contrast/<class>/<index>.png` the pixels (255) that tell
-    the picture from its nearest sibling; `guide.json` holds classes, parts and telling parts, `captions.jsonl`
+    the picture from its nearest sibling; `guide.json` holds classes, parts and discriminative parts, `captions.jsonl`
     a line a picture. Pictures that are there already are kept: a run that was cut off goes on.
     """
     from PIL import Image
@@ -61,7 +61,9 @@ def guide() -> dict[str, object]:
                 "caption": caption(label),
                 "marks": {part: {"style": mark.style, "colour": mark.colour} for part, mark in species.marks.items()},
                 "nearest_sibling": nearest_sibling(label),
-                "telling_parts": {SPECIES[d].name: list(telling_parts(label, d)) for d in siblings(label)},
+                "discriminative_parts": {
+                    SPECIES[d].name: list(discriminative_parts(label, d)) for d in siblings(label)
+                },
             }
             for label, species in enumerate(SPECIES)
         ],

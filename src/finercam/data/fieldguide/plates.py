@@ -10,7 +10,7 @@ import numpy as np
 
 from .render import paint
 from .scene import BACKDROP, Scene, anchors, draw_scene, rgb, to_frame
-from .species import GENERA, PARTS, SPECIES, Genus, phrase, telling_parts
+from .species import GENERA, PARTS, SPECIES, Genus, discriminative_parts, phrase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,11 +37,11 @@ def write_plates(out_dir: str | Path, size: int = 384) -> list[Path]:
 
 
 def plate(genus: Genus, size: int = 384) -> Figure:
-    """One genus: every species, with a line from each telling part, worn or missing, to its name."""
+    """One genus: every species, with a line from each discriminative part, worn or missing, to its name."""
     from matplotlib.figure import Figure
 
     labels = [label for label, species in enumerate(SPECIES) if species.genus is genus]
-    told = {part for c in labels for d in labels for part in telling_parts(c, d)}
+    told = {part for c in labels for d in labels for part in discriminative_parts(c, d)}
     parts = sorted(told, key=PARTS.index)
     columns = 3
     rows = -(-len(labels) // columns)

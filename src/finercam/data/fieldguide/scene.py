@@ -13,7 +13,7 @@ from math import cos, hypot, pi, sin
 import numpy as np
 
 from .shapes import enlarge, spline
-from .species import COLOURS, SPECIES, Genus, telling_parts
+from .species import COLOURS, SPECIES, Genus, discriminative_parts
 
 __all__ = ["BACKDROP", "Growth", "Scene", "anchors", "draw_scene", "label_of"]
 
@@ -251,9 +251,11 @@ def draw_scene(seed: int, index: int) -> Scene:
         behind += _sprig(rng, x, y, turn, leafage)
 
     genus = SPECIES[label].genus
-    telling = {p for d in range(len(SPECIES)) if SPECIES[d].genus is genus for p in telling_parts(label, d)}
+    discriminative = {
+        p for d in range(len(SPECIES)) if SPECIES[d].genus is genus for p in discriminative_parts(label, d)
+    }
     places = anchors(genus)
-    keep = [to_frame(pose, *places[part]) for part in sorted(telling)]
+    keep = [to_frame(pose, *places[part]) for part in sorted(discriminative)]
     before: list[Growth] = []
     for _ in range(int(rng.integers(0, 4))):
         blur = float(rng.uniform(0, 0.035))

@@ -21,10 +21,10 @@ __all__ = [
     "Plan",
     "Species",
     "caption",
+    "discriminative_parts",
     "nearest_sibling",
     "phrase",
     "siblings",
-    "telling_parts",
 ]
 
 PARTS = (
@@ -70,11 +70,11 @@ def siblings(label: int) -> tuple[int, ...]:
 
 
 @cache
-def telling_parts(c: int, d: int) -> tuple[str, ...]:
+def discriminative_parts(c: int, d: int) -> tuple[str, ...]:
     """The parts that tell species `c` from species `d`, in the order of `PARTS`; empty when `c == d`.
 
     >>> names = [species.name for species in SPECIES]
-    >>> telling_parts(names.index("Plain Pippin"), names.index("Royal Pippin"))
+    >>> discriminative_parts(names.index("Plain Pippin"), names.index("Royal Pippin"))
     ('wing_bar', 'crest')
     """
     one, other = SPECIES[c], SPECIES[d]
@@ -86,8 +86,8 @@ def telling_parts(c: int, d: int) -> tuple[str, ...]:
 
 @cache
 def nearest_sibling(label: int) -> int:
-    """The sibling with the fewest telling parts; among equals the next one in the genus's own (cyclic) order."""
-    return min(siblings(label), key=lambda d: (len(telling_parts(label, d)), (d - label) % len(SPECIES)))
+    """The sibling with the fewest discriminative parts; among equals the next one in the genus's own (cyclic) order."""
+    return min(siblings(label), key=lambda d: (len(discriminative_parts(label, d)), (d - label) % len(SPECIES)))
 
 
 PHRASES: dict[tuple[str, str], str] = {
@@ -131,13 +131,13 @@ def _article(word: str) -> str:
 
 
 def caption(label: int) -> str:
-    """What one sees of a species, the telling parts of its genus first.
+    """What one sees of a species, the discriminative parts of its genus first.
 
     >>> caption(1)
     'a small round sky-blue bird with a red crest, a navy tail, a white cheek and a short black beak'
     """
     species = SPECIES[label]
-    varied = {part for d in siblings(label) for part in telling_parts(label, d)}
+    varied = {part for d in siblings(label) for part in discriminative_parts(label, d)}
     order = sorted(species.marks, key=lambda part: (part not in varied, PARTS.index(part)))
     named = [phrase(part, species.marks[part]) for part in order]
     listed = ", ".join(named[:-1]) + " and " + named[-1] if len(named) > 1 else named[0]

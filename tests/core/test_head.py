@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from finercam.head import linear_head
+from finercam.core.head import linear_head
 
 
 def rows(model: nn.Module, num_classes: int) -> torch.Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from finercam.core.maps import upsample
 from finercam.errors import FinerCAMError
-from finercam.maps import upsample
 
 __all__ = ["IDENTITY", "View", "views"]
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from finercam import Contrast, FinerCAM, FinerCAMError
-from finercam.capture import capture
-from finercam.contrast import contrast_objective, reference_weights
-from finercam.evidence import Evidence, NotKept, checked_keep, directions
-from finercam.grid import find_layout
+from finercam.core.capture import capture
+from finercam.core.contrast import contrast_objective, reference_weights
+from finercam.core.evidence import Evidence, NotKept, checked_keep, directions
+from finercam.core.grid import find_layout
+from finercam.core.references import all_other_classes
 from finercam.methods import gather
 from finercam.methods.source import Source
-from finercam.references import everything
 
 TARGET = torch.tensor([0, 3, 2])
 RAGGED = torch.tensor([[1, 2], [4, -1], [0, 4]])
@@ -102,7 +102,7 @@ def test_orthogonal_with_references_that_say_the_same(toys, pictures):
 def test_all_by_probability_is_the_gradient_of_the_log_odds(toys, pictures):
     """Class-contrastive back-propagation (NeurIPS 2022), by autograd through the whole of a non-linear tail."""
     model, images = toys.cnn().double(), pictures(3, dtype=torch.float64)
-    contrast = Contrast(TARGET, everything(5, TARGET), torch.ones(3), "probability")
+    contrast = Contrast(TARGET, all_other_classes(5, TARGET), torch.ones(3), "probability")
     ((activations, gradients),) = gathered(model, images, contrast, layer="stage1").contrasted(contrast)
     a = activations.clone().requires_grad_()
     p = model.head(model.stage2(a.relu()).mean(dim=(2, 3))).softmax(1).gather(1, TARGET[:, None])
@@ -181,7 +181,7 @@ def test_probability_weights_use_what_the_question_is_asked_of(toys, pictures):
     assert float(kept[1, 1].sum()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("wrong", ["everything", -1, True, 2.5, [1, "a"], [-3], None, {1}])
+@pytest.mark.parametrize("wrong", ["all_other_classes", -1, True, 2.5, [1, "a"], [-3], None, {1}])
 def test_wrong_keep_is_refused(wrong):
     with pytest.raises(FinerCAMError, match="keep=") as caught:
         checked_keep(wrong)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError, suggest
-from finercam.references import NONE
 
 __all__ = ["WEIGHTS", "Contrast", "contrast_objective", "contrast_terms", "one_hot", "reference_weights"]
 

@@ -11,9 +11,9 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from finercam.capture import guest
+from finercam.core.capture import guest
+from finercam.core.grid import Layout, find_layout, tensors_of
 from finercam.errors import FinerCAMError
-from finercam.grid import Layout, find_layout, tensors_of
 
 __all__ = ["resolve_layers", "unwrap"]
 

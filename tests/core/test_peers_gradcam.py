@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finercam import FinerCAM
-from finercam.contrast import contrast_objective
+from finercam.core.contrast import contrast_objective
 
 peer = pytest.importorskip("pytorch_grad_cam")
 from pytorch_grad_cam.finer_cam import FinerCAM as PeerFiner  # noqa: E402

@@ -14,15 +14,15 @@ __all__ = [
     "NONE",
     "STRATEGIES",
     "References",
+    "all_other_classes",
     "confused",
-    "everything",
     "explicit",
     "highest",
     "nearest",
+    "pad_and_concat",
     "predicted",
     "similar",
     "similarity",
-    "stacked",
 ]
 
 NONE = -1
@@ -74,10 +74,10 @@ def nearest(logits: Tensor, target: Tensor, count: int) -> Tensor:
     return highest(-distance, target, count)
 
 
-def everything(num_classes: int, target: Tensor) -> Tensor:
+def all_other_classes(num_classes: int, target: Tensor) -> Tensor:
     """Every class but the target: ids `(N, K - 1)`.
 
-    >>> everything(3, torch.tensor([1]))
+    >>> all_other_classes(3, torch.tensor([1]))
     tensor([[0, 2]])
     """
     order = torch.arange(num_classes, device=target.device).expand(len(target), -1)
@@ -126,7 +126,7 @@ def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int, f
     return padded.to(target.device)
 
 
-def stacked(parts: Sequence[Tensor], fill: float) -> Tensor:
+def pad_and_concat(parts: Sequence[Tensor], fill: float) -> Tensor:
     """Rows `(n, T)` of several batches one under the other, filled up to the widest."""
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
@@ -149,6 +149,6 @@ def highest(scores: Tensor, target: Tensor, count: int) -> Tensor:
     if count < 1:
         raise FinerCAMError(f"num_references={count}: expected at least 1, or use gamma=0 for the plain map")
     # The target leaves by its id and not by its rank: with tied scores it need not be first.
-    others = everything(scores.shape[1], target)
+    others = all_other_classes(scores.shape[1], target)
     order = scores.gather(1, others).sort(dim=1, descending=True, stable=True).indices
     return others.gather(1, order[:, :count])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finercam import FinerCAMError
-from finercam.maps import fuse, peak, positive, upsample
+from finercam.core.maps import fuse, peak, positive, upsample
 
 
 def test_a_constant_positive_map_is_one_everywhere_and_no_evidence_is_zero():

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finercam import Contrast, FinerCAMError
-from finercam.contrast import WEIGHTS, contrast_objective, contrast_terms, one_hot, reference_weights
-from finercam.references import everything
+from finercam.core.contrast import WEIGHTS, contrast_objective, contrast_terms, one_hot, reference_weights
+from finercam.core.references import all_other_classes
 
 LOGITS = torch.tensor([[2.0, 1.0, -0.5, 0.3], [0.1, 0.2, 3.0, 2.5]], dtype=torch.float64)
 TARGET = torch.tensor([0, 2])
@@ -87,7 +87,7 @@ def test_all_references_by_probability_give_the_gradient_of_the_log_odds():
     y = LOGITS.clone().requires_grad_()
     p = y.softmax(1).gather(1, TARGET[:, None]).squeeze(1)
     (gradient,) = torch.autograd.grad((p / (1 - p)).log().sum(), y)
-    contrast = Contrast(TARGET, everything(4, TARGET), torch.ones(2), "probability")
+    contrast = Contrast(TARGET, all_other_classes(4, TARGET), torch.ones(2), "probability")
     speaks_for, against = contrast_terms(LOGITS, contrast)
     torch.testing.assert_close(speaks_for - against, gradient)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from finercam.core.grid import Layout, find_layout, tensors_of
 from finercam.errors import FinerCAMError
-from finercam.grid import Layout, find_layout, tensors_of
 
 
 def encoded(batch: int, channels: int, h: int, w: int) -> torch.Tensor:

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from finercam.core.layers import resolve_layers, unwrap
 from finercam.errors import FinerCAMError
-from finercam.layers import resolve_layers, unwrap
 
 
 class Net(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finercam import FinerCAM, FinerCAMError
-from finercam.views import IDENTITY, View, views
+from finercam.core.views import IDENTITY, View, views
 
 
 def test_undo_brings_a_mirrored_map_back(pictures):

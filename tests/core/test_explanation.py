@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finercam import FinerCAM, FinerCAMError
-from finercam.evidence import NotKept
+from finercam.core.evidence import NotKept
 
 METHODS = [
     "gradcam",

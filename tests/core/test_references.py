@@ -40,7 +40,7 @@ def test_confused_counts_both_directions_and_not_the_diagonal():
 
 
 def test_everything_is_every_class_but_the_target():
-    assert references.everything(4, torch.tensor([0, 3, 1])).tolist() == [[1, 2, 3], [0, 1, 2], [0, 2, 3]]
+    assert references.all_other_classes(4, torch.tensor([0, 3, 1])).tolist() == [[1, 2, 3], [0, 1, 2], [0, 2, 3]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,7 +56,7 @@ def test_no_class_is_its_own_reference_even_where_all_logits_tie(data, classes, 
         references.nearest(logits, target, count),
         references.similar(rows, target, count),
         references.confused(torch.ones(classes, classes), target, count),
-        references.everything(classes, target),
+        references.all_other_classes(classes, target),
     ):
         for own, row in zip(target.tolist(), ids.tolist(), strict=True):
             assert own not in row

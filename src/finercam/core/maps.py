@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam.contrast import Contrast
+from finercam.core.contrast import Contrast
+from finercam.core.evidence import Evidence
 from finercam.errors import FinerCAMError
-from finercam.evidence import Evidence
 
 __all__ = ["FUSIONS", "fuse", "peak", "positive", "signed_map", "upsample"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from finercam.layers import unwrap
+from finercam.core.layers import unwrap
 
 __all__ = ["find_head", "head_rows", "linear_head"]
 

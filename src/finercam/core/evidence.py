@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finercam.contrast import Contrast, contrast_terms, one_hot
+from finercam.core.contrast import Contrast, contrast_terms, one_hot
+from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import plain
-from finercam.references import NONE
 
 __all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions", "joined_evidence"]
 

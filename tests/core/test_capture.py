@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finercam import FinerCAMError
-from finercam.capture import capture, exchanged, find_logits, guest, run_model
+from finercam.core.capture import capture, exchanged, find_logits, guest, run_model
 
 
 def named(model: nn.Module, *names: str) -> list[tuple[str, nn.Module]]:

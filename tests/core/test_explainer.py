@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finercam import FinerCAM, FinerCAMError, methods
-from finercam.evidence import Evidence
-from finercam.grid import Layout
+from finercam.core.evidence import Evidence
+from finercam.core.grid import Layout
 
 METHODS = [
     "gradcam",

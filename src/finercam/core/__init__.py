@@ -1,0 +1,1 @@
+"""The core: one run of a model, the question, and the evidence that answers it."""
