@@ -146,3 +146,14 @@ def test_each_sample_is_its_own_affair(seen, rule):
     activations, gradients = seen
     alone = torch.cat([rule(activations[n : n + 1], gradients[n : n + 1]) for n in range(2)])
     torch.testing.assert_close(rule(activations, gradients), alone)
+
+
+def test_xgradcam_does_not_take_its_sign_from_rounding(seen):
+    """Activations whose channels sum to nearly zero, as after a LayerNorm: half precision must not turn the map over."""
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(8, 64, 14, 14, generator=generator)
+    activations -= activations.mean(dim=(2, 3), keepdim=True) * 0.999
+    gradients = torch.randn(8, 64, 14, 14, generator=generator) + 0.2
+    exact = rules.xgradcam(activations, gradients).flatten(1)
+    rounded = rules.xgradcam(activations.bfloat16().float(), gradients.bfloat16().float()).flatten(1)
+    assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.99

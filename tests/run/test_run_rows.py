@@ -168,3 +168,19 @@ def test_half_precision_stays_within_its_tolerance(tmp_path, pictures_in, toy):
     exact, rough = (next(open_run(tmp_path / name).parts()).answer.signed_maps for name in ("float32", "bfloat16"))
     assert not torch.equal(exact, rough)
     assert torch.nn.functional.cosine_similarity(exact.flatten(1), rough.flatten(1)).min() > 0.99
+
+
+def test_half_precision_keeps_the_sign_of_xgradcam_after_a_layer_norm(tmp_path, pictures_in, toy):
+    """Before the last block of a ViT channels sum to nearly zero; XGrad-CAM divides by these sums."""
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(
+            "vit_tiny_patch16_224", img_size=64, depth=2, patch_size=4, num_classes=5
+        ).eval()  # fmt: skip
+    data, loaded = pictures_in(tmp_path / "data", 6), toy(model, size=(64, 64))
+    for precision in ("float32", "bfloat16"):
+        question = {"precision": precision, "method": "xgradcam", "target": 0, "against": ["robin"]}
+        explain_dataset(data, loaded, tmp_path / precision, **question)
+    exact, rough = (next(open_run(tmp_path / name).parts()).answer.signed for name in ("float32", "bfloat16"))
+    assert torch.nn.functional.cosine_similarity(exact.flatten(1), rough.flatten(1)).min() > 0.99

@@ -36,11 +36,23 @@ def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighted(activations, gradients.mean(dim=(2, 3)))
 
 
+CANCELLED = 1 / 32
+"""A channel's sum below this share of its absolute sum is mostly rounding error in half precision."""
+
+
 def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Gradients averaged by each channel's own activation (Fu et al., BMVC 2020, Eq. 8; linear in the contrast)."""
-    mass = activations.sum(dim=(2, 3))
-    share = (gradients * activations).sum(dim=(2, 3)) / torch.where(mass == 0, torch.inf, mass)
-    return weighted(activations, share)
+    """Gradients averaged by each channel's own activation (Fu et al., BMVC 2020, Eq. 8; linear in the contrast).
+
+    The average is `mean(g) + sum((g - mean(g)) A) / sum(A)`. Where positive and negative activations of a channel cancel
+    (after a LayerNorm, for example), the quotient is huge and its sign is rounding error, so the second term fades to
+    zero with `sum(A) / sum(|A|)` below 1/32; such a channel gets its Grad-CAM weight. Other channels are unchanged.
+    """
+    mean = gradients.mean(dim=(2, 3))
+    size = activations.abs().sum(dim=(2, 3))
+    size = torch.where(size == 0, torch.inf, size)
+    balance = activations.sum(dim=(2, 3)) / size  # in [-1, 1]; 1 for activations after a ReLU
+    spread = ((gradients - mean[..., None, None]) * activations).sum(dim=(2, 3)) / size
+    return weighted(activations, mean + spread * balance / balance.square().clamp(min=CANCELLED**2))
 
 
 def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
