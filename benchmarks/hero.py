@@ -8,7 +8,7 @@ import torch
 
 from finercam import FinerCAM, load_model
 from finercam.data.fieldguide import Fieldguide
-from finercam.plot import panel
+from finercam.view.plot import panel
 
 SEED, INDICES = 4242, (1, 5)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finercam._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from finercam import methods, metrics, plot
+    from finercam import methods, metrics
     from finercam.core import references
     from finercam.core.contrast import Contrast
     from finercam.errors import FinerCAMError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finercam.explanation import Explanation
     from finercam.models import load_model
     from finercam.run import open_run
+    from finercam.view import plot
     from finercam.zeroshot import ZeroShotClassifier
 
 __all__ = [
@@ -42,7 +43,7 @@ _LAZY_IMPORTS = {
     "methods": ("finercam.methods", None),
     "metrics": ("finercam.metrics", None),
     "open_run": ("finercam.run", "open_run"),
-    "plot": ("finercam.plot", None),
+    "plot": ("finercam.view.plot", None),
     "references": ("finercam.core.references", None),
 }
 """Names that are imported when first used: `finercam --help` need not wait for torch, nor `import finercam`."""

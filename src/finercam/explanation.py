@@ -21,6 +21,7 @@ from finercam.errors import FinerCAMError
 from finercam.methods import Method, is_linear
 from finercam.methods import get as get_method
 from finercam.names import label, per_sample
+from finercam.text import literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -220,7 +221,7 @@ class Explanation:
 
         `image` is the photo, or one for each image; None shows the images that were kept. See `finercam.plot.panel`.
         """
-        from finercam.plot import panel
+        from finercam.view.plot import panel
 
         return panel(self, image, example, preprocess=preprocess)
 
@@ -234,7 +235,7 @@ class Explanation:
     ) -> Path:
         """Write a panel and the maps of each image into a folder, or all as one live report, `answer.save("x.html")`.
 
-        Gives the path of the folder's `explanations.json`, or of the report. See `finercam.save` and `finercam.report`.
+        Gives the path of the folder's `explanations.json`, or of the report. See `finercam.export` and `finercam.report`.
         """
         if str(out).lower().endswith((".html", ".htm")):
             from finercam.report import write_report
@@ -242,7 +243,7 @@ class Explanation:
 
             images = None if image is None else one_each(image, len(self))
             return write_report(self, out, names=names, images=images, preprocess=preprocess)
-        from finercam.save import save
+        from finercam.export.folder import save
 
         return save(self, out, names, image, preprocess=preprocess)
 
@@ -250,7 +251,7 @@ class Explanation:
         """How Jupyter shows it: the panel of the first images, where they were kept."""
         if self.images is None or len(self) == 0:
             return None
-        from finercam.plot import panel
+        from finercam.view.plot import panel
         from finercam.view.sheet import png
 
         return png(panel(self[:4]))
@@ -286,7 +287,8 @@ class Explanation:
         ]
         shown = "; ".join(questions[:4]) + ("; …" if len(questions) > 4 else "")
         where = ", ".join(self.layers)
-        return f"<Explanation of {len(self)} by {self.method} at {where}, gamma {self.gamma.tolist()[:4]}: {shown}>"
+        gammas = self.gamma.tolist()[:4]
+        return literal(f"<Explanation of {len(self)} by {self.method} at {where}, gamma {gammas}: {shown}>")
 
     def _target_probabilities(self) -> list[float]:
         return self.probabilities.cpu().gather(1, self.target[:, None]).flatten().tolist()

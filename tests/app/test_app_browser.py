@@ -13,10 +13,10 @@ from PIL import Image
 from finercam import FinerCAM, load_model
 from finercam.app import views
 from finercam.data.fieldguide import Fieldguide
+from finercam.export.folder import arrays
 from finercam.images import Preprocess, read_image
 from finercam.models.builtin import PatchCNN
 from finercam.models.directory import save_directory
-from finercam.save import arrays
 
 pytest.importorskip("gradio", reason="no gradio: the app's browser tests are left out")
 pytest.importorskip("playwright.sync_api", reason="no playwright: the app's browser tests are left out")

@@ -10,14 +10,14 @@ import numpy as np
 
 from finercam.app.asking import Asked
 from finercam.app.opened import ONE_AT_A_TIME, RIVALS
-from finercam.save import arrays, safe_stem, write
+from finercam.export.folder import arrays, safe_stem, write
 
 __all__ = ["KINDS", "write_maps", "write_panel", "write_report"]
 
 
 def write_panel(asked: Asked, folder: Path) -> Path:
     """The panel as a PNG: photo, plain, finer, signed difference."""
-    from finercam.plot import panel
+    from finercam.view.plot import panel
     from finercam.view.sheet import png
 
     with ONE_AT_A_TIME:  # the panel asks for the closest rival, which may not be kept
@@ -26,7 +26,7 @@ def write_panel(asked: Asked, folder: Path) -> Path:
 
 
 def write_maps(asked: Asked, folder: Path) -> Path:
-    """The maps as `.npz`, with what `finercam.save.arrays` says; loads with `allow_pickle=False`."""
+    """The maps as `.npz`, with what `finercam.export.folder.arrays` says; loads with `allow_pickle=False`."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays(asked.shown))  # type: ignore[arg-type]
     return write(_file(asked, folder, "npz"), stream.getvalue())

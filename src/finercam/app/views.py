@@ -11,8 +11,8 @@ from PIL import Image
 
 from finercam.app.asking import Asked, rivals, truth
 from finercam.explanation import Explanation
+from finercam.text import literal, percent
 from finercam.view.blend import contour, overlay, signed
-from finercam.view.text import literal, percent
 
 __all__ = ["VIEWS", "choices", "drawn", "finer", "headline", "notice", "pixels", "plain", "short", "told"]
 

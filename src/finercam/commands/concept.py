@@ -60,8 +60,8 @@ def _show(
     from finercam.commands.console import complain, print_table
     from finercam.concept import load_image_text
     from finercam.explainer import FinerCAM
+    from finercam.export.folder import Folder
     from finercam.images import read_image
-    from finercam.save import Folder
     from finercam.zeroshot import ZeroShotClassifier
 
     files = _files(images)
@@ -141,7 +141,7 @@ def _panel(
     import numpy as np
 
     from finercam.core.maps import positive
-    from finercam.save import write
+    from finercam.export.folder import write
     from finercam.view.blend import overlay
     from finercam.view.sheet import Cell, Line, png, sheet
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from finercam.view.text import literal
+from finercam.text import literal
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -38,10 +38,10 @@ def demo(
     from finercam.data.fieldguide import Fieldguide, discriminative_parts
     from finercam.evaluation import evaluate
     from finercam.explainer import FinerCAM
+    from finercam.export.folder import Folder
     from finercam.metrics import energy
     from finercam.models import load_model
-    from finercam.save import Folder
-    from finercam.view.text import percent
+    from finercam.text import percent
 
     if not model.startswith("fieldguide"):
         raise FinerCAMError(

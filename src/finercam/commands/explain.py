@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from finercam.explainer import FinerCAM
     from finercam.explanation import Explanation
+    from finercam.export.folder import Folder
     from finercam.images import Preprocess
     from finercam.models import LoadedModel
-    from finercam.save import Folder
 
 __all__ = ["explain", "load"]
 
@@ -62,7 +62,7 @@ def explain(
     from finercam.commands.console import complain, print_table
     from finercam.commands.pictures import find_pictures
     from finercam.explainer import FinerCAM
-    from finercam.save import Folder
+    from finercam.export.folder import Folder
 
     files, complaints = find_pictures(images)
     for complaint in complaints:
@@ -218,7 +218,7 @@ class Job:
 
 def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
     from finercam.names import label
-    from finercam.view.text import percent
+    from finercam.text import percent
 
     p, ids = answer.probabilities[0].topk(min(top, answer.logits.shape[1]))
     similarity = answer.similarity[0].tolist()

@@ -22,7 +22,7 @@ from finercam.report.classes import Apart, with_rivals
 from finercam.report.colours import tables
 from finercam.report.content import Content, page_of
 from finercam.report.pictures import THUMBNAIL, data_uri, example_of, seen_by_model
-from finercam.view.text import literal
+from finercam.text import literal
 
 __all__ = ["write_report"]
 

@@ -16,10 +16,10 @@ from finercam.core.maps import peak, upsample
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import label
+from finercam.text import closed, common, percent
 from finercam.view.blend import overlay, pixels, signed
 from finercam.view.sheet import Cell, Line, sheet
 from finercam.view.shown import Display, shown
-from finercam.view.text import closed, common, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,10 +16,11 @@ from torch import nn
 
 from finercam import FinerCAM, FinerCAMError, plot
 from finercam.images import Preprocess
+from finercam.text import literal
 from finercam.view import sheet as sheets
 from finercam.view.colours import evidence_colours, signed_colours
 from finercam.view.shown import shown
-from finercam.view.text import _length, font, literal, wrapped
+from finercam.view.text import _length, font, wrapped
 
 HOSTILE = [
     "<script>alert('1')</script>",
@@ -169,6 +170,11 @@ class TestText:
     def test_no_control_or_reordering_letter_survives(self, text):
         assert literal(text).isprintable() or set(literal(text)) & set("\u200c\u200d\u00a0\u3000")
         assert not set(literal(text)) & set("\n\r\x1b\u202a\u202b\u202d\u202e\u2066\u2067\u2068")
+
+    def test_an_explanation_prints_no_escape_of_a_class_name(self):
+        said = repr(answer(["\x1b[31mwren\x07", "\u202erobin", "finch"]))
+        assert "<U+001B>[31mwren<U+0007>" in said and "<U+202E>robin" in said
+        assert said.isprintable()
 
     @pytest.mark.parametrize("name", HOSTILE)
     @pytest.mark.parametrize("lines", [1, 3])

@@ -84,7 +84,7 @@ class Folder:
 
         `example` is a picture of the rival in question, for the panel; `source` is where the photo is from, for the index alone.
         """
-        from finercam.plot import panel
+        from finercam.view.plot import panel
         from finercam.view.sheet import png
 
         figure = panel(answer, image, example, preprocess=preprocess)  # first: it is what can fail

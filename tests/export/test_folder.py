@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from finercam import FinerCAM, FinerCAMError
+from finercam.export.folder import INDEX, safe_stem, save, write
 from finercam.images import Preprocess
-from finercam.save import INDEX, safe_stem, save, write
 
 
 @pytest.fixture

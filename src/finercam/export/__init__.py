@@ -1,0 +1,1 @@
+"""Explanations as files, one format a module."""
