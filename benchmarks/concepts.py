@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from training.classifiers import normed
+from training.twotower import zero_shot_accuracy
 
 from finercam import FinerCAM, load_model
 from finercam.concept import audit, concept_maps, load_image_text
 from finercam.concept.audit import MEASURES
-from finercam.concept.hybrids import NAMED, traits
 from finercam.concept.maps import ImageText
-from finercam.concept.train import normed, zero_shot_accuracy
 from finercam.core.maps import positive, upsample
-from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, discriminative_parts, siblings
+from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, discriminative_parts, siblings, traits
+from finercam.data.fieldguide.species import NAMED
 from finercam.metrics.bootstrap import bootstrap, bootstrap_ratio
 from finercam.metrics.localisation import energy, pointing
 from finercam.models import LoadedModel

@@ -258,8 +258,7 @@ def heads_table(study: Study) -> str:
 def attribute_backbone(study: Study) -> LoadedModel:
     """The CNN taught the parts' attributes and never a species, as general features are; trained once and kept."""
     from safetensors.torch import load_file
-
-    from finercam.data.fieldguide.train import train
+    from training.classifiers import train
 
     out = study.out / "attributes"
     if not (out / "model.safetensors").exists():

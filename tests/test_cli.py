@@ -185,19 +185,6 @@ class TestLists:
         assert all(form in out for form in ("timm/", "torchvision/", "hf/", "open_clip/", "FOLDER"))
 
 
-class TestFieldguide:
-    def test_export_writes_the_pictures_asked_for(self, tmp_path):
-        done = run("fieldguide", "--export", tmp_path / "birds", "--count", 2, "--size", 48, "--seed", 3)
-        assert done.exit_code == 0, done.output
-        sizes = [Image.open(path).size for path in (tmp_path / "birds").rglob("*.png")]
-        assert sizes.count((48, 48)) >= 2
-
-    @pytest.mark.parametrize("arguments", [[], ["--train", "cnn"]])
-    def test_what_to_do_must_be_said(self, arguments):
-        done = run("fieldguide", *arguments)
-        assert done.exit_code == 2 and "--" in done.stderr and done.stderr.count("\n") == 1
-
-
 class TestMain:
     def test_it_ends_with_the_status_and_one_line(self, capsys):
         with pytest.raises(SystemExit) as ended:

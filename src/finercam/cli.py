@@ -15,7 +15,6 @@ from finercam.commands.concept import concept
 from finercam.commands.demo import demo
 from finercam.commands.evaluate import evaluate
 from finercam.commands.explain import explain
-from finercam.commands.fieldguide import fieldguide
 from finercam.commands.methods import methods
 from finercam.commands.models import models
 from finercam.commands.probe import probe
@@ -88,7 +87,6 @@ app.command("app")(web_app)
 app.command()(demo)
 app.command()(models)
 app.command()(methods)
-app.command()(fieldguide)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`finercam concept` end to end: panels of texts, the audit's table, training, and one-line complaints."""
+"""`finercam concept` end to end: panels of texts, the audit's table, and one-line complaints."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from finercam.cli import app
-from finercam.concept.train import train
 from finercam.data.fieldguide import Fieldguide
-from finercam.models.twotower import load_twotower
 
 
 def run(*arguments: object):
@@ -52,7 +49,6 @@ def test_the_audit_lists_the_traits_of_a_pair() -> None:
     ("arguments", "says"),
     [
         ([], "give pictures, --text TEXT and --out DIR"),
-        (["--train"], "needs --out"),
         (["x.png", "--text", "bird", "--out", "o"], "both 'bird'"),
         (["--audit", "Blue Jay", "Plain Pippin"], "no Fieldguide species"),
         (["x.png", "--text", "red crest", "--out", "o", "--model", "open_clip/none/none"], "no such model"),
@@ -66,17 +62,3 @@ def test_what_is_missing_is_one_line(arguments: list[str], says: str, tmp_path: 
     assert done.exit_code == 2
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_training_is_seeded_and_writes_a_model_that_can_be_read(tmp_path: Path) -> None:
-    state = torch.get_rng_state()
-    short = {"images": 32, "steps": 2, "batch": 16, "fresh": 54, "workers": 1, "log": lambda line: None}
-    record = train(tmp_path / "a", 1, **short)  # type: ignore[arg-type]
-    train(tmp_path / "b", 1, **short)  # type: ignore[arg-type]
-    assert torch.equal(state, torch.get_rng_state())
-    assert (
-        0 <= record["zero_shot_interval"][0] <= record["zero_shot_accuracy"] <= record["zero_shot_interval"][1] <= 1
-    )
-    one, other = (load_twotower(tmp_path / name)[0].state_dict() for name in "ab")
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert load_twotower(tmp_path / "a")[1].training["seed"] == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from dataclasses import replace
 from itertools import combinations
@@ -15,11 +14,9 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from finercam.data.fieldguide import CHANGED, GENERA, PARTS, SPECIES, Fieldguide, caption
-from finercam.data.fieldguide.export import export
 from finercam.data.fieldguide.render import paint
 from finercam.data.fieldguide.scene import draw_scene
 from finercam.data.fieldguide.species import COLOURS, discriminative_parts, nearest_sibling, siblings
-from finercam.data.fieldguide.train import part_codes
 from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
 
@@ -223,30 +220,6 @@ def test_batches_equal_single_pictures_with_and_without_workers() -> None:
     rivals = [birds.nearest_sibling(birds.label(i)) for i in range(5)]
     masks = birds.contrast_masks(range(5), rivals)
     assert all(np.array_equal(masks[i], birds.contrast_mask(i, rivals[i])) for i in range(5))
-
-
-def test_part_codes_are_equal_just_for_those_who_wear_a_part_alike() -> None:
-    codes = part_codes()
-    for c, d in KINDRED:
-        differ = {PARTS[k] for k in np.nonzero(codes[c, 1:] != codes[d, 1:])[0]}
-        assert differ == set(discriminative_parts(c, d))
-    assert (codes[:, 0] == 0).all() and (codes[:, 1:] > 0).all()
-
-
-def test_export_writes_folders_that_agree_with_the_dataset(tmp_path) -> None:
-    out = export(tmp_path / "guide", 6, seed=3, size=48)
-    birds = Fieldguide(6, 3, 48)
-    guide = json.loads((out / "guide.json").read_text())
-    lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
-    assert [one["name"] for one in guide["classes"]] == birds.classes
-    assert len(lines) == 6
-    for index, line in enumerate(lines):
-        path = line["file"].removeprefix("images/")
-        assert line["caption"] == birds.caption(index) and path.startswith(birds.classes[birds.label(index)] + "/")
-        assert np.array_equal(np.asarray(Image.open(out / "images" / path)), birds.picture(index).image)
-        assert np.array_equal(np.asarray(Image.open(out / "masks" / path)), birds.picture(index).parts)
-        contrast = np.asarray(Image.open(out / "contrast" / path)) > 0
-        assert np.array_equal(contrast, birds.contrast_mask(index, line["rival"]))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from training.hybrids import vocabulary
 
-from finercam.concept.hybrids import traits, vocabulary
-from finercam.data.fieldguide import SPECIES, caption
+from finercam.data.fieldguide import SPECIES, caption, traits
 from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
 from finercam.models.twotower import TextTower, TwoTower, TwoTowerMeta, load_twotower, save_twotower
@@ -118,14 +118,15 @@ def test_what_ships_is_small_and_knows_the_books_words() -> None:
     two, meta = load_twotower()
     assert torch.equal(state, torch.get_rng_state())
     assert meta.words == vocabulary()
-    assert meta.training["command"].startswith("finercam concept --train")
+    assert meta.training["command"].startswith("python -m training.twotower --out")
     assert two.tokenize([caption(0), *traits(0).values()]).shape[0] == 1 + len(traits(0))
 
 
 @torch.no_grad()
 def test_what_ships_reads_pictures() -> None:
     """49 captions are told apart far above chance (1/49), and one-trait twins by the trait's phrase alone."""
-    from finercam.concept.train import normed
+    from training.classifiers import normed
+
     from finercam.data.fieldguide import Fieldguide
 
     two, _ = load_twotower()

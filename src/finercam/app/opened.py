@@ -68,7 +68,7 @@ def model_choices(more: Sequence[str] = ()) -> list[str]:
 
 def open_model(text: str) -> Opened:
     """The model that a string names: as for `load_model`, or an image–text model (`twotower`, a folder that
-    `finercam concept --train` wrote, `open_clip/<name>/<pretrained>`). The last few stay loaded.
+    `save_twotower` wrote, `open_clip/<name>/<pretrained>`). The last few stay loaded.
 
     Raises FinerCAMError, one line, for what cannot be loaded.
 

@@ -28,29 +28,20 @@ def concept(
     images: list[str] = typer.Argument(None, metavar="[IMAGE…]", help="Files, folders or patterns such as 'a/*.jpg'."),
     text: list[str] = typer.Option(None, help="What to look for, e.g. 'red epaulets'; may be repeated."),
     against: str = typer.Option("bird", help="The more general word that it is held against."),
-    out: Path = typer.Option(None, "--out", "-o", help="Folder for panels and maps, for an audit's panel, or of the model that is trained."),
+    out: Path = typer.Option(None, "--out", "-o", help="Folder for panels and maps, or for an audit's panel."),
     model: str = typer.Option("twotower", "--model", "-m", help="twotower, open_clip/<name>/<pretrained>, hf/<org>/<name> or a folder."),
     method: str = typer.Option("value-attention", help="Base method; 'finercam methods' lists them."),
     gamma: float = typer.Option(0.3, help="Strength of the contrast; 0 is the map of the text alone."),
     audit: tuple[str, str] = typer.Option(("", ""), show_default=False, metavar="C D", help="Why class C and not D: which texts does a classifier's evidence agree with?"),
     classifier: str = typer.Option("fieldguide/cnn", help="The classifier that is audited, as for explain --model."),
-    train: bool = typer.Option(False, "--train", help="Train the two-tower model anew into --out, and do nothing else."),
-    seed: int = typer.Option(0, min=0, help="Seed of training, and of the audit's baseline."),
+    seed: int = typer.Option(0, min=0, help="Seed of the audit's baseline."),
 ) -> None:  # fmt: skip
     """Show where a text is seen in a picture, against a general word; or audit a classifier by such maps."""
-    if train:
-        from finercam.concept.train import train as train_twotower
-
-        if out is None:
-            raise FinerCAMError("concept --train needs --out DIR, where the model is written")
-        train_twotower(out, seed)
-    elif any(audit):
+    if any(audit):
         _audit(images or [], text or [], against, out, model, method, gamma, audit, classifier, seed)
     else:
         if not images or not text or out is None:
-            raise FinerCAMError(
-                "concept: give pictures, --text TEXT and --out DIR; or --audit C D; or --train --out DIR"
-            )
+            raise FinerCAMError("concept: give pictures, --text TEXT and --out DIR; or --audit C D")
         _show(images, text, against, out, model, method, gamma)
 
 
@@ -193,7 +184,7 @@ def _photos(images: list[str], name: str, seed: int) -> list[Image]:
 
 
 def _fieldguide_traits(name: str) -> list[str]:
-    from finercam.concept.hybrids import traits
+    from finercam.data.fieldguide import traits
 
     return list(traits(_species(name)).values())
 

@@ -65,7 +65,7 @@ def concept_maps(
 
 
 def load_image_text(text: str, device: str | torch.device = "cpu") -> ImageText:
-    """An image–text model from a string: `twotower`, a folder that `finercam concept --train` wrote,
+    """An image–text model from a string: `twotower`, a folder that `save_twotower` wrote,
     `open_clip/<name>/<pretrained>`, or `hf/<org>/<name>` (CLIP or SigLIP).
 
     Raises FinerCAMError, one line, for what does not exist or cannot be reached.

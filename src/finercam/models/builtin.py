@@ -1,4 +1,4 @@
-"""The three classifiers that ship with the package, trained on Fieldguide by `finercam fieldguide --train`.
+"""The three classifiers that ship with the package, trained on Fieldguide (`training/classifiers.py` in the repository).
 
 `fieldguide/cnn` sees only a small patch of the picture at every place of a fine grid, so its evidence cannot lie
 elsewhere than its cause; `fieldguide/resnet` is an ordinary residual network; `fieldguide/vit` an ordinary

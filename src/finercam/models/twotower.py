@@ -171,7 +171,7 @@ def save_twotower(model: TwoTower, meta: TwoTowerMeta, out: str | Path) -> Path:
 
 
 def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerMeta]:
-    """The shipped model, or one in a folder that `finercam concept --train` wrote: eval mode, float32, on the CPU.
+    """The shipped model, or one in a folder that `save_twotower` wrote: eval mode, float32, on the CPU.
 
     >>> model, meta = load_twotower()
     >>> model(torch.zeros(1, 3, *meta.preprocess.size), model.tokenize(["a red crest", "bird"])).shape
@@ -187,7 +187,7 @@ def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerM
     except (OSError, ValueError, RecursionError) as error:
         raise FinerCAMError(f"{source}: expected a folder with config.json and model.safetensors") from error
     if not isinstance(config, dict) or config.get("format") != "finercam-twotower":
-        raise FinerCAMError(f"{source}: this is no two-tower model; write one with finercam concept --train")
+        raise FinerCAMError(f"{source}: this is no two-tower model; `save_twotower` writes one")
     meta = _meta(config, source)
     try:
         with torch.device("meta"):  # spares the initialisation that loading would overwrite

@@ -1,7 +1,7 @@
 """Fieldguide: a seeded, procedural benchmark of bird pictures in which the truth about every contrast is known."""
 
 from .dataset import CHANGED, Fieldguide
-from .species import GENERA, PARTS, SPECIES, caption, discriminative_parts, nearest_sibling, siblings
+from .species import GENERA, PARTS, SPECIES, caption, discriminative_parts, nearest_sibling, siblings, traits
 
 __all__ = [
     "CHANGED",
@@ -13,4 +13,5 @@ __all__ = [
     "discriminative_parts",
     "nearest_sibling",
     "siblings",
+    "traits",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from .canvas import Canvas, Frame, Window
 from .scene import Scene, rgb
 from .shapes import capsule, ellipse, fan, scallops, smooth_union, soft
-from .species import PARTS, SPECIES, Mark, Plan
+from .species import PARTS, SPECIES, Mark, Plan, Species
 
 __all__ = ["paint_bird"]
 
@@ -26,14 +26,13 @@ BEAKS = {
 }
 
 
-def paint_bird(canvas: Canvas, scene: Scene, label: int) -> None:
-    """Paint species `label` in the scene's pose on the canvas, and note which pixels show which part."""
-    _Painter(canvas, scene, label).paint()
+def paint_bird(canvas: Canvas, scene: Scene, species: Species) -> None:
+    """Paint a species in the scene's pose on the canvas, and record which pixels show which part."""
+    _Painter(canvas, scene, species).paint()
 
 
 class _Painter:
-    def __init__(self, canvas: Canvas, scene: Scene, label: int) -> None:
-        species = SPECIES[label]
+    def __init__(self, canvas: Canvas, scene: Scene, species: Species) -> None:
         self.canvas, self.scene = canvas, scene
         self.plan: Plan = species.genus.plan
         self.marks = species.marks

@@ -11,8 +11,9 @@ from .bird import paint_bird
 from .canvas import Canvas, Frame
 from .scene import Growth, Scene
 from .shapes import capsule, ellipse, enlarge, soft
+from .species import SPECIES, Species
 
-__all__ = ["Picture", "paint"]
+__all__ = ["Picture", "paint", "paint_species"]
 
 
 class Picture(NamedTuple):
@@ -23,17 +24,23 @@ class Picture(NamedTuple):
 
 
 def paint(scene: Scene, size: int, label: int | None = None) -> Picture:
-    """The scene at `size` by `size` pixels, with the species `label` (by default its own).
+    """Paint the scene at `size` by `size` pixels with the species `label` (by default its own).
 
-    Two species are painted into one scene with the same pose, surroundings, light and noise, and what does not
-    belong to a part in which they differ comes out equal to the last bit.
+    Two species in one scene have the same pose, surroundings, light and noise. Pixels that do not belong to a part
+    in which they differ are equal to the last bit.
     """
+    return paint_species(scene, size, SPECIES[scene.label if label is None else label])
+
+
+def paint_species(scene: Scene, size: int, species: Species | None) -> Picture:
+    """Paint the scene with any species in it, also one that is not in `SPECIES`, or without a bird (None)."""
     canvas = Canvas(np.stack([enlarge(plane, size, size) for plane in scene.backdrop]))
     page = Frame.page(size)
     for growth in scene.behind:
         _paint_growth(canvas, page, growth)
     _paint_perch(canvas, page, scene)
-    paint_bird(canvas, scene, scene.label if label is None else label)
+    if species is not None:
+        paint_bird(canvas, scene, species)
     for growth in scene.before:
         _paint_growth(canvas, page, growth)
     return Picture(_develop(canvas.rgb, scene), canvas.parts)

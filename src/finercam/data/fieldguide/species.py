@@ -14,6 +14,7 @@ from .genera import COLOURS, GENERA, Genus, Mark, Plan
 __all__ = [
     "COLOURS",
     "GENERA",
+    "NAMED",
     "PARTS",
     "SPECIES",
     "Genus",
@@ -25,6 +26,9 @@ __all__ = [
     "nearest_sibling",
     "phrase",
     "siblings",
+    "traits",
+    "with_article",
+    "worn",
 ]
 
 PARTS = (
@@ -45,6 +49,12 @@ PARTS = (
     "crest",
 )
 """Part names; the place in this tuple plus one is the part's number in a part map (0: not the bird)."""
+
+NAMED = (
+    *("tail", "breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar"),
+    *("beak", "eye_ring", "crest", "wing", "legs"),
+)
+"""The parts that phrases name: all but body and eye, which look alike on every bird of a colour."""
 
 
 @dataclass(frozen=True)
@@ -91,47 +101,73 @@ def nearest_sibling(label: int) -> int:
 
 
 PHRASES: dict[tuple[str, str], str] = {
-    ("crest", "spike"): "{a} {} crest",
-    ("crest", "fan"): "a rounded {} crest",
-    ("crown", "cap"): "{a} {} cap",
-    ("cheek", "patch"): "{a} {} cheek",
-    ("eye_ring", "ring"): "{a} {} eye-ring",
-    ("throat", "gorget"): "{a} {} throat",
-    ("breast", "spot"): "{a} {} breast spot",
-    ("breast", "band"): "{a} {} breast band",
-    ("breast", "streaks"): "{a} {}-streaked breast",
-    ("epaulet", "patch"): "{a} {} shoulder patch",
-    ("wing_bar", "one"): "{a} {} wing bar",
+    ("crest", "spike"): "{} crest",
+    ("crest", "fan"): "rounded {} crest",
+    ("crown", "cap"): "{} cap",
+    ("cheek", "patch"): "{} cheek",
+    ("eye_ring", "ring"): "{} eye-ring",
+    ("throat", "gorget"): "{} throat",
+    ("breast", "spot"): "{} breast spot",
+    ("breast", "band"): "{} breast band",
+    ("breast", "streaks"): "{}-streaked breast",
+    ("epaulet", "patch"): "{} shoulder patch",
+    ("wing_bar", "one"): "{} wing bar",
     ("wing_bar", "two"): "two {} wing bars",
-    ("rump", "patch"): "{a} {} rump",
-    ("tail", "plain"): "{a} {} tail",
-    ("tail", "tipped"): "{a} {}-tipped tail",
-    ("tail", "barred"): "{a} {}-banded tail",
-    ("beak", "cone"): "a short {} beak",
-    ("beak", "heavy"): "a massive grooved {} beak",
-    ("beak", "straight"): "a long straight {} beak",
-    ("beak", "curved"): "a long down-curved {} beak",
-    ("beak", "needle"): "a needle-thin {} beak",
-    ("beak", "hook"): "a hooked {} beak",
-    ("beak", "chisel"): "a chisel-shaped {} beak",
+    ("rump", "patch"): "{} rump",
+    ("tail", "plain"): "{} tail",
+    ("tail", "tipped"): "{}-tipped tail",
+    ("tail", "barred"): "{}-banded tail",
+    ("beak", "cone"): "short {} beak",
+    ("beak", "heavy"): "massive grooved {} beak",
+    ("beak", "straight"): "long straight {} beak",
+    ("beak", "curved"): "long down-curved {} beak",
+    ("beak", "needle"): "needle-thin {} beak",
+    ("beak", "hook"): "hooked {} beak",
+    ("beak", "chisel"): "chisel-shaped {} beak",
+    ("wing", "plain"): "{} wing",
+    ("legs", "plain"): "{} legs",
 }
 
 
 def phrase(part: str, mark: Mark) -> str:
-    """How a caption names a mark.
+    """How a caption names a mark, without an article.
 
     >>> phrase("wing_bar", Mark("two", "white"))
     'two white wing bars'
     """
-    return PHRASES[part, mark.style].format(mark.colour, a=_article(mark.colour))
+    return PHRASES[part, mark.style].format(mark.colour)
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
+def with_article(words: str) -> str:
+    """The words after "a" or "an"; plurals get no article.
+
+    >>> with_article("orange beak"), with_article("two wing bars")
+    ('an orange beak', 'two wing bars')
+    """
+    first, last = words.split()[0], words.split()[-1]
+    if first in ("one", "two") or last.endswith(("bars", "legs", "wings", "epaulets")):
+        return words
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def worn(species: Species) -> dict[str, Mark]:
+    """The visible named parts of a bird: its marks, and the colours of its wing and legs."""
+    coat = species.genus.coat
+    marks = species.marks | {part: Mark("plain", coat[part]) for part in ("wing", "legs")}
+    return {part: marks[part] for part in NAMED if part in marks}
+
+
+def traits(label: int) -> dict[str, str]:
+    """The named parts of a species, as part to phrase.
+
+    >>> traits(1)["crest"], traits(1)["legs"]
+    ('red crest', 'slate legs')
+    """
+    return {part: phrase(part, mark) for part, mark in worn(SPECIES[label]).items()}
 
 
 def caption(label: int) -> str:
-    """What one sees of a species, the discriminative parts of its genus first.
+    """Describe the look of a species, beginning with the parts that differ within its genus.
 
     >>> caption(1)
     'a small round sky-blue bird with a red crest, a navy tail, a white cheek and a short black beak'
@@ -139,6 +175,6 @@ def caption(label: int) -> str:
     species = SPECIES[label]
     varied = {part for d in siblings(label) for part in discriminative_parts(label, d)}
     order = sorted(species.marks, key=lambda part: (part not in varied, PARTS.index(part)))
-    named = [phrase(part, species.marks[part]) for part in order]
+    named = [with_article(phrase(part, species.marks[part])) for part in order]
     listed = ", ".join(named[:-1]) + " and " + named[-1] if len(named) > 1 else named[0]
-    return f"{_article(species.genus.look)} {species.genus.look} with {listed}"
+    return f"{with_article(species.genus.look)} with {listed}"

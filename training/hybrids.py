@@ -1,42 +1,30 @@
-"""Birds that the Fieldguide does not hold, to learn words from: any mark on any bird, described part by part.
+"""Birds with random marks, described part by part, from which the two-tower model learns words.
 
-A species wears what its whole genus wears, so pictures of species alone cannot teach whether "red crest" means the
-crest or the sky-blue bird below it. Hybrids wear marks at random, and come in twins: one scene, one mark changed.
+All species of a genus share most marks, so pictures of species alone cannot teach whether "red crest" means the crest
+or the sky-blue bird below it. Hybrids have random marks and come in twins: the same scene with one mark changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from unittest import mock
 
 import numpy as np
 
-from finercam.data.fieldguide import SPECIES, bird, render
+from finercam.data.fieldguide import SPECIES
 from finercam.data.fieldguide import caption as caption_of
+from finercam.data.fieldguide.render import Picture, paint_species
 from finercam.data.fieldguide.scene import draw_scene, label_of
-from finercam.data.fieldguide.species import COLOURS, GENERA, Mark, Species, siblings
-from finercam.data.fieldguide.species import PARTS as ALL_PARTS
+from finercam.data.fieldguide.species import COLOURS, GENERA, NAMED, PARTS, Mark, Species, siblings, worn
 
 __all__ = [
-    "NAMED",
     "Hybrid",
     "draw_hybrid",
     "noun_phrase",
     "paint_hybrid",
     "seen_parts",
-    "traits",
     "vocabulary",
-    "with_article",
-    "worn",
 ]
-
-NAMED = (
-    *("tail", "breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar"),
-    *("beak", "eye_ring", "crest", "wing", "legs"),
-)
-"""The parts that have words: all of the Fieldguide's but body and eye, which look alike on every bird of a colour."""
 
 STYLES: dict[str, dict[str, tuple[str, ...]]] = {
     "tail": {"plain": ("{} tail",), "tipped": ("{}-tipped tail",), "barred": ("{}-banded tail", "{}-barred tail")},
@@ -74,7 +62,7 @@ ANY_STYLE: dict[str, tuple[str, ...]] = {
     "crest": ("{} crest",),
     "breast": ("{}-marked breast",),
 }
-"""How a part is named whatever its style; none for tails, of which only the plain ones are of one colour."""
+"""Names of a part that leave its style open. Tails have none, since only plain tails have a single colour."""
 
 OPTIONAL = ("breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar", "eye_ring", "crest")
 """The parts that a bird may lack."""
@@ -82,8 +70,6 @@ OPTIONAL = ("breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar",
 CONTEXTS = ("{}", "{}", "a photo of {}", "a bird with {}", "a bird with {}", "a photo of a bird with {}")
 GENERAL = ("bird", "a bird", "a photo of a bird")
 NOTHING = ("an empty perch", "a photo of an empty perch", "no bird")
-
-Worn = dict[str, Mark]
 
 
 @dataclass(frozen=True)
@@ -96,35 +82,17 @@ class Hybrid:
     look: int = -1
 
     @property
-    def worn(self) -> Worn:
+    def worn(self) -> dict[str, Mark]:
         return {} if self.species is None else worn(self.species)
 
 
-def worn(species: Species) -> Worn:
-    """What a bird shows of the named parts: its marks, and the colours of its wing and legs."""
-    coat = species.genus.coat
-    return {part: species.marks[part] for part in NAMED if part in species.marks} | {
-        "wing": Mark("plain", coat["wing"]),
-        "legs": Mark("plain", coat["legs"]),
-    }
-
-
-def traits(label: int) -> dict[str, str]:
-    """What a Fieldguide species shows, as part to phrase.
-
-    >>> traits(1)["crest"], traits(1)["legs"]
-    ('red crest', 'slate legs')
-    """
-    return {part: noun_phrase(part, mark.style, mark.colour) for part, mark in worn(SPECIES[label]).items()}
-
-
 def draw_hybrid(seed: int, index: int) -> Hybrid:
-    """The bird of picture `index`; `2k` and `2k + 1` are twins that differ in one part (species: in one or two)."""
+    """The bird of picture `index`; pictures `2k` and `2k + 1` are twins that differ in one part (species in one or two)."""
     rng = np.random.default_rng((seed, index // 2, 3))
     kind, second = rng.random(), index % 2 == 1
     base = label_of(seed, index // 2)
     genus = SPECIES[base].genus
-    if kind < 0.12:  # nobody, and a bird where nobody was
+    if kind < 0.12:  # an empty perch, and a bird on the same perch
         return Hybrid(SPECIES[base], base, GENERA.index(genus)) if second else Hybrid(None)
     if kind < 0.35:
         label = int(rng.choice(siblings(base))) if second else base
@@ -149,10 +117,10 @@ def draw_hybrid(seed: int, index: int) -> Hybrid:
 
 
 def _mark(rng: np.random.Generator, part: str, coat: dict[str, str]) -> Mark:
-    """A mark as some species of the book wears it, if it can be seen on the coat, or of any style and colour."""
+    """A mark of some Fieldguide species if it is visible on the coat, otherwise one of random style and colour."""
     around = {"wing_bar": ("wing",), "epaulet": ("wing",), "tail": (), "beak": (), "crest": ("head",)}
     unlike = [coat[where] for where in around.get(part, ("back", "belly", "head"))]
-    known = _book(part)
+    known = _known_marks(part)
     mark = known[int(rng.integers(len(known)))]
     if rng.random() < 0.5 and not any(mark.colour == other or near(mark.colour, other) for other in unlike):
         return mark
@@ -160,13 +128,13 @@ def _mark(rng: np.random.Generator, part: str, coat: dict[str, str]) -> Mark:
 
 
 @cache
-def _book(part: str) -> tuple[Mark, ...]:
-    """The marks that the Fieldguide's species wear on a part."""
+def _known_marks(part: str) -> tuple[Mark, ...]:
+    """All marks of the Fieldguide species on a part."""
     return tuple(dict.fromkeys(species.marks[part] for species in SPECIES if part in species.marks))
 
 
 def _colour(rng: np.random.Generator, unlike: list[str] | tuple[str, ...]) -> str:
-    """A colour that can be seen on the given ones."""
+    """A random colour that is visible on the given ones."""
     while True:
         colour = str(rng.choice(list(COLOURS)))
         if not any(colour == other or near(colour, other) for other in unlike):
@@ -175,17 +143,13 @@ def _colour(rng: np.random.Generator, unlike: list[str] | tuple[str, ...]) -> st
 
 @cache
 def near(one: str, other: str) -> bool:
-    """Whether two colours are too alike to call one by the other's name a mistake."""
+    """Whether two colours are so alike that either name describes both."""
     return one != other and float(np.abs(np.subtract(COLOURS[one], COLOURS[other])).max()) < 48
 
 
-def paint_hybrid(seed: int, index: int, size: int = 128) -> render.Picture:
+def paint_hybrid(seed: int, index: int, size: int = 128) -> Picture:
     """Pixels `(H, W, 3)` and part numbers `(H, W)` of a hybrid; twins share the scene."""
-    chosen = draw_hybrid(seed, index).species
-    paint_bird = render.paint_bird
-    draw: Callable[..., None] = paint_bird if chosen is not None else lambda canvas, scene, label: None
-    with mock.patch.object(bird, "SPECIES", (chosen,)), mock.patch.object(render, "paint_bird", draw):
-        return render.paint(draw_scene(seed, index // 2), size, 0)
+    return paint_species(draw_scene(seed, index // 2), size, draw_hybrid(seed, index).species)
 
 
 # -- words --------------------------------------------------------------------------------------------------------
@@ -201,15 +165,8 @@ def noun_phrase(part: str, style: str | None, colour: str, form: int = 0) -> str
     return forms[form % len(forms)].format(colour)
 
 
-def with_article(phrase: str) -> str:
-    first, last = phrase.split()[0], phrase.split()[-1]
-    if first in ("one", "two") or last.endswith(("bars", "legs", "wings", "epaulets")):
-        return phrase
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
-
-
 def vocabulary() -> list[str]:
-    """Every word that the descriptions can hold, in alphabetical order."""
+    """All words of the descriptions in alphabetical order."""
     phrases = [
         noun_phrase(part, style, "red", form) for part in STYLES for style in STYLES[part] for form in range(4)
     ]
@@ -221,5 +178,5 @@ def vocabulary() -> list[str]:
 
 def seen_parts(parts: np.ndarray) -> np.ndarray:
     """Pixels of each named part in a part map: `(13,)`."""
-    counts = np.bincount(parts.ravel(), minlength=len(ALL_PARTS) + 1)
-    return np.array([counts[ALL_PARTS.index(part) + 1] for part in NAMED])
+    counts = np.bincount(parts.ravel(), minlength=len(PARTS) + 1)
+    return np.array([counts[PARTS.index(part) + 1] for part in NAMED])

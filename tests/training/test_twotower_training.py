@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from training.hybrids import paint_hybrid, seen_parts
+from training.twotower import ANY, BARE, CROP, EMPTY, NOWHERE, SIZE, Text, drawn_places, paint, place_truth, train
 
-from finercam.concept.hybrids import NAMED, paint_hybrid, seen_parts
-from finercam.concept.train import ANY, BARE, CROP, EMPTY, NOWHERE, SIZE, Text, drawn_places, paint, place_truth
-from finercam.data.fieldguide import PARTS
+from finercam.data.fieldguide.species import NAMED, PARTS
+from finercam.models.twotower import load_twotower
 
 CREST, BEAK = NAMED.index("crest"), NAMED.index("beak")
 TEXTS = [
@@ -74,3 +77,17 @@ def test_pictures_are_cut_with_their_parts_and_twins_alike() -> None:
         assert ((parts[index] == NOWHERE) == (at_places == 0)).all()
     assert corners[::2] == corners[1::2]
     assert len(set(corners)) == 3
+
+
+def test_training_is_seeded_and_writes_a_model_that_can_be_read(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    short = {"images": 32, "steps": 2, "batch": 16, "fresh": 54, "workers": 1, "log": lambda line: None}
+    record = train(tmp_path / "a", 1, **short)  # type: ignore[arg-type]
+    train(tmp_path / "b", 1, **short)  # type: ignore[arg-type]
+    assert torch.equal(state, torch.get_rng_state())
+    assert (
+        0 <= record["zero_shot_interval"][0] <= record["zero_shot_accuracy"] <= record["zero_shot_interval"][1] <= 1
+    )
+    one, other = (load_twotower(tmp_path / name)[0].state_dict() for name in "ab")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert load_twotower(tmp_path / "a")[1].training["seed"] == 1

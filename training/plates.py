@@ -1,16 +1,21 @@
-"""The guide itself: one plate a genus, its species side by side, what tells them apart marked and named."""
+"""Draws the plates of the Fieldguide: one page per genus, its species side by side, their differences marked and named.
+
+`python -m training.plates OUT` writes them.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .render import paint
-from .scene import BACKDROP, Scene, anchors, draw_scene, rgb, to_frame
-from .species import GENERA, PARTS, SPECIES, Genus, discriminative_parts, phrase
+from finercam.data.fieldguide.render import paint
+from finercam.data.fieldguide.scene import BACKDROP, Scene, anchors, draw_scene, rgb, to_frame
+from finercam.data.fieldguide.species import GENERA, PARTS, SPECIES, Genus, discriminative_parts, phrase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +29,7 @@ LACKING = {"crest": "no crest", "eye_ring": "no eye-ring", "wing_bar": "no wing 
 
 
 def write_plates(out_dir: str | Path, size: int = 384) -> list[Path]:
-    """Write `overview.png` and one `plate-<genus>.png` a genus to `out_dir`; `size` is a bird's picture in pixels."""
+    """Write `overview.png` and one `plate-<genus>.png` per genus to `out_dir`; `size` is the side of one bird in pixels."""
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     pages = {"overview": overview(size)} | {f"plate-{genus.name.lower()}": plate(genus, size) for genus in GENERA}
@@ -37,12 +42,12 @@ def write_plates(out_dir: str | Path, size: int = 384) -> list[Path]:
 
 
 def plate(genus: Genus, size: int = 384) -> Figure:
-    """One genus: every species, with a line from each discriminative part, worn or missing, to its name."""
+    """Draw one genus: every species, with a line from each discriminative part, present or missing, to its name."""
     from matplotlib.figure import Figure
 
     labels = [label for label, species in enumerate(SPECIES) if species.genus is genus]
-    told = {part for c in labels for d in labels for part in discriminative_parts(c, d)}
-    parts = sorted(told, key=PARTS.index)
+    varied = {part for c in labels for d in labels for part in discriminative_parts(c, d)}
+    parts = sorted(varied, key=PARTS.index)
     columns = 3
     rows = -(-len(labels) // columns)
     figure = Figure(figsize=(10.2, 0.75 + 3.65 * rows), dpi=110)
@@ -61,7 +66,7 @@ def plate(genus: Genus, size: int = 384) -> Figure:
 
 
 def overview(size: int = 256) -> Figure:
-    """All species on one page, a row a genus."""
+    """Draw all species on one page, one row per genus."""
     from matplotlib.figure import Figure
 
     columns = max(len(genus.wears) for genus in GENERA)
@@ -78,7 +83,7 @@ def overview(size: int = 256) -> Figure:
 
 
 def studio(label: int) -> Scene:
-    """A bird on a bare branch before plain paper: no pose, no noise, even light."""
+    """A scene with a bird on a bare branch in front of plain paper: no pose, no noise, even light."""
     return replace(
         draw_scene(0, 0),
         label=label,
@@ -110,7 +115,7 @@ def _bird(axes: Axes, label: int, size: int, text: float = 12.0) -> None:
 
 
 def _point_out(axes: Axes, label: int, part: str, size: int) -> None:
-    """A line from the part to its name: in red what the species wears, in grey what it lacks."""
+    """Draw a line from the part to its name: red for a mark that the species has, grey for one that it lacks."""
     scene, species = studio(label), SPECIES[label]
     pose = (scene.feet, scene.scale, scene.angle, scene.flip)
     x, y = to_frame(pose, *anchors(species.genus)[part])
@@ -132,7 +137,7 @@ def _point_out(axes: Axes, label: int, part: str, size: int) -> None:
         text_x, text_y = 0.02, 1.02
     colour = MARKED if mark else FAINT
     axes.annotate(
-        words.removeprefix("a ").removeprefix("an "),
+        words,
         (x, y),
         (text_x, text_y),
         ha="left" if text_x < 0.5 else "right",
@@ -144,3 +149,15 @@ def _point_out(axes: Axes, label: int, part: str, size: int) -> None:
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.0, "shrinkA": 2, "shrinkB": 0},
     )
     axes.plot([x], [y], "o", color=colour, markersize=3.5, markeredgecolor="white", markeredgewidth=0.7)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.plates", description=write_plates.__doc__)
+    parser.add_argument("out", type=Path, help="folder for the pages")
+    parser.add_argument("--size", type=int, default=384, help="side of one bird in pixels")
+    options = parser.parse_args(arguments)
+    print(f"{len(write_plates(options.out, options.size))} plates: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,34 @@
-"""Writes Fieldguide to disk, for tools that read folders."""
+"""Writes Fieldguide to disk for tools that read folders: `python -m training.export OUT --count 500`."""
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .dataset import Fieldguide
-from .species import PARTS, SPECIES, caption, discriminative_parts, nearest_sibling, siblings
+from finercam.data.fieldguide import (
+    PARTS,
+    SPECIES,
+    Fieldguide,
+    caption,
+    discriminative_parts,
+    nearest_sibling,
+    siblings,
+)
 
 __all__ = ["export", "guide"]
 
 
 def export(out_dir: str | Path, count: int, seed: int = 0, size: int = 128) -> Path:
-    """Write an ImageFolder with masks; returns the folder.
+    """Write an ImageFolder with masks and return the folder.
 
     `images/<class>/<index>.png` are the pictures, `masks/<class>/<index>.png` maps of part numbers (8-bit grey:
-    0 is not the bird, `n` is part `n` of the guide), `contrast/<class>/<index>.png` the pixels (255) that tell
-    the picture from its nearest sibling; `guide.json` holds classes, parts and discriminative parts, `captions.jsonl`
-    a line a picture. Pictures that are there already are kept: a run that was cut off goes on.
+    0 is not the bird, `n` is part `n` of the guide), `contrast/<class>/<index>.png` the pixels (255) that differ
+    from the nearest sibling. `guide.json` holds classes, parts and discriminative parts, `captions.jsonl` has one
+    line per picture. Pictures that exist already are kept, so an interrupted export can be continued.
     """
     from PIL import Image
 
@@ -34,7 +43,7 @@ def export(out_dir: str | Path, count: int, seed: int = 0, size: int = 128) -> P
         lines.append(
             {"file": f"images/{place.as_posix()}", "label": label, "rival": rival, "caption": caption(label)}
         )
-        # The picture is written last: where it is, the others are.
+        # The picture is written last, so its presence means that its masks are complete.
         if (out / "images" / place).exists():
             continue
         picture = birds.picture(index)
@@ -50,7 +59,7 @@ def export(out_dir: str | Path, count: int, seed: int = 0, size: int = 128) -> P
 
 
 def guide() -> dict[str, object]:
-    """The species, their marks and what tells each from its siblings, as plain data."""
+    """The species, their marks and the parts in which each differs from its siblings, as plain data."""
     return {
         "parts": {part: number for number, part in enumerate(PARTS, 1)},
         "classes": [
@@ -68,3 +77,19 @@ def guide() -> dict[str, object]:
             for label, species in enumerate(SPECIES)
         ],
     }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export", description="Write Fieldguide as an ImageFolder."
+    )
+    parser.add_argument("out", type=Path, help="folder for pictures, labels and part masks")
+    parser.add_argument("--count", type=int, default=200, help="number of pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
+    options = parser.parse_args(arguments)
+    print(f"{options.count} pictures: {export(options.out, options.count, options.seed, options.size)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from PIL import Image
+from training.plates import LACKING, plate, write_plates
 
 from finercam.data.fieldguide import GENERA, SPECIES, discriminative_parts
-from finercam.data.fieldguide.plates import LACKING, plate, write_plates
 from finercam.data.fieldguide.species import phrase
 
 
@@ -25,4 +25,4 @@ def test_a_plate_names_every_species_and_what_it_wears_or_lacks() -> None:
         assert SPECIES[label].name in words
         for part in {part for other in labels for part in discriminative_parts(label, other)}:
             mark = SPECIES[label].marks.get(part)
-            assert (phrase(part, mark).removeprefix("a ") if mark else LACKING[part]) in words
+            assert (phrase(part, mark) if mark else LACKING[part]) in words

@@ -1,22 +1,30 @@
-"""Trains the two-tower model on pictures of hybrids and descriptions of them, and measures what it learnt."""
+"""Trains the two-tower image–text model on pictures of hybrids and their descriptions: `python -m training.twotower`."""
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from finercam.concept.hybrids import (
+from finercam.data.fieldguide import GENERA, PARTS, SPECIES, Fieldguide, caption
+from finercam.data.fieldguide.dataset import stack
+from finercam.data.fieldguide.species import COLOURS, NAMED, with_article
+from finercam.images import Preprocess
+from finercam.models.twotower import TwoTower, TwoTowerMeta, save_twotower
+from training.classifiers import MEAN, SIZE, STD, normed, wilson
+from training.hybrids import (
     ANY_STYLE,
     CONTEXTS,
     GENERAL,
-    NAMED,
     NOTHING,
     OPTIONAL,
     STYLES,
@@ -27,20 +35,10 @@ from finercam.concept.hybrids import (
     paint_hybrid,
     seen_parts,
     vocabulary,
-    with_article,
 )
-from finercam.data.fieldguide import GENERA, PARTS, SPECIES, Fieldguide, caption
-from finercam.data.fieldguide.dataset import stack
-from finercam.data.fieldguide.species import COLOURS, Mark
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from finercam.models.twotower import TwoTower
 
 __all__ = ["Album", "Text", "contrastive_loss", "train", "zero_shot_accuracy"]
 
-SIZE, MEAN, STD = 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CROP = 96
 """Pixels of the squares cut from the pictures to learn from: little is lost but the sky, and half of the time saved."""
 STRIDE = 4
@@ -190,9 +188,6 @@ def contrastive_loss(logits: Tensor, true: Tensor, known: Tensor) -> Tensor:
     >>> round(contrastive_loss(torch.zeros(2, 2), pairs, torch.ones(2, 2, dtype=torch.bool)).item(), 4)
     0.6931
     """
-    import torch
-    from torch.nn import functional as F
-
     false = logits.masked_fill(true | ~known, -1e4)  # not -inf, whose sum has no gradient
     pairs = true & known
     by_picture = F.softplus(torch.logsumexp(false, 1, keepdim=True) - logits)[pairs]
@@ -215,17 +210,12 @@ def train(
     bfloat16: bool = True,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train the two-tower model and write it to `out_dir`; gives the training record, with its zero-shot accuracy.
+    """Train the two-tower model, write it to `out_dir` and return the training record with the zero-shot accuracy.
 
-    `images` hybrids of the seed are painted first, and a square of each is kept in memory. `places` weighs a second loss, of single places
-    with the texts about the part that is there and with the general one: as with the other built-in models, part maps
-    cut the time to learn from hours to minutes, and are not needed afterwards.
+    `images` hybrids of the seed are painted first, and a square of each is kept in memory. `places` weighs a second
+    loss, between single places and the texts about the part at that place. As with the other built-in models, part
+    maps cut training from hours to minutes and are not needed afterwards.
     """
-    import torch
-
-    from finercam.images import Preprocess
-    from finercam.models.twotower import TwoTower, TwoTowerMeta, save_twotower
-
     log(f"painting {images} pictures")
     pixels, parts, seen = paint(seed, images, workers)
     album = Album([draw_hybrid(seed, index) for index in range(images)], seen)
@@ -243,7 +233,7 @@ def train(
         f"twotower: zero-shot accuracy {hits:.3f} [{low:.3f}, {high:.3f}] on {fresh} fresh pictures, {minutes:.1f} min"
     )
     record = {
-        "command": f"finercam concept --train OUT --seed {seed}",
+        "command": f"python -m training.twotower --out OUT --seed {seed}",
         "seed": seed,
         "images": images,
         "steps": steps,
@@ -300,10 +290,7 @@ def fit(
     bfloat16: bool,
     log: Callable[[str], None],
 ) -> None:
-    """AdamW under one cycle of the learning rate; twins always come together."""
-    import torch
-    from torch.nn import functional as F
-
+    """Train with AdamW and one cycle of the learning rate; both twins are always in the same batch."""
     model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(_groups(model, decay), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
@@ -367,8 +354,6 @@ def place_truth(texts: list[Text], part: np.ndarray, true: Tensor, known: Tensor
     A text about one part is true where that part is, the general one wherever there is a bird, and both are false of
     all other places; the others do not speak of places.
     """
-    import torch
-
     about = [text.claims[0][0] if len(text.claims) == 1 and text.look == ANY else ABSENT for text in texts]
     general = torch.tensor([text.of == BIRD and not text.claims and text.look == ANY for text in texts])
     single = torch.tensor(about) != ABSENT
@@ -386,18 +371,8 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def normed(pixels: np.ndarray) -> Tensor:
-    """`(N, H, W, 3)` uint8 to `(N, 3, H, W)` float32, as the model takes them."""
-    import torch
-
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
-    return x.sub_(127.5).mul_(1 / (255 * STD[0]))
-
-
 def zero_shot_accuracy(model: TwoTower, seed: int, count: int) -> tuple[float, float, float]:
     """Share of Fieldguide pictures whose own species' caption, of all, scores best; with its 95 % Wilson interval."""
-    import torch
-
     birds = Fieldguide(count, seed, SIZE)
     tokens = model.tokenize([caption(label) for label in range(len(SPECIES))])
     hits = 0
@@ -406,15 +381,16 @@ def zero_shot_accuracy(model: TwoTower, seed: int, count: int) -> tuple[float, f
             rows = range(at, min(at + 50, count))
             answers = model(normed(birds.batch(rows)), tokens).argmax(1).numpy()
             hits += int((answers == birds.labels(rows)).sum())
-    return (hits / count, *_wilson(hits / count, count))
+    return (hits / count, *wilson(hits / count, count))
 
 
-def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return middle - half, middle + half
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.twotower", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
+    parser.add_argument("--seed", type=int, default=0, help="seed of pictures and training")
+    options = parser.parse_args(arguments)
+    train(options.out, options.seed)
 
 
-def phrase_of(part: str, mark: Mark) -> str:
-    """The Fieldguide's own phrase for a mark, without article."""
-    return noun_phrase(part, mark.style, mark.colour)
+if __name__ == "__main__":
+    main()

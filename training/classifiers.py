@@ -1,29 +1,33 @@
-"""Trains the built-in models on Fieldguide, measures them on fresh pictures, and writes their weights."""
+"""Trains the built-in classifiers on Fieldguide: `python -m training.classifiers cnn --out DIR`.
+
+Accuracy is measured on new pictures, and the weights are written with a record of the training.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide
+from finercam.data.fieldguide.dataset import stack
 from finercam.errors import FinerCAMError
+from finercam.models.builtin import ARCHITECTURES, PatchCNN
 
-from .dataset import Fieldguide, stack
-from .species import PARTS, SPECIES
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-__all__ = ["RECIPES", "Recipe", "accuracy", "part_codes", "train"]
+__all__ = ["RECIPES", "Recipe", "accuracy", "normed", "part_codes", "train", "wilson"]
 
 SIZE = 128
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -36,21 +40,21 @@ class Recipe:
     """How one model is trained: AdamW, one cycle of the learning rate, cross entropy of the species."""
 
     layer: str
-    """What gives the `(N, C, h, w)` features or `(N, T, C)` tokens that the linear head pools."""
+    """The layer whose `(N, C, h, w)` features or `(N, T, C)` tokens the linear head pools."""
     images: int
-    """Different pictures painted for training; too few and a network learns them by heart."""
+    """Different pictures painted for training; with too few the network memorises them."""
     passes: int
     """Pictures seen in training, counted with repetition."""
     batch: int
     rate: float
     decay: float
     parts: float
-    """Weight of the auxiliary loss: cross entropy of the part (of its genus, in its colour) at each place of the
-    feature grid, through a linear layer that is thrown away afterwards. It needs no part at test time and leaves
-    the architecture alone, but cuts the time to learn from hours to minutes, and keeps features to their places."""
+    """Weight of the auxiliary loss: cross entropy of the part (with its genus and colour) at each place of the
+    feature grid, through a linear layer that is dropped after training. The architecture is unchanged and needs no
+    part maps at test time. The loss cuts training from hours to minutes and keeps features at their places."""
     head: float
-    """How much faster the linear head learns than the rest. Evidence that fills 1 % of the picture is divided by a
-    hundred in the pooling, so where grids are fine the head's weights have to grow large."""
+    """How much faster the linear head learns than the rest. Pooling divides evidence that fills 1 % of the picture
+    by a hundred, so the head's weights have to grow large where grids are fine."""
 
 
 RECIPES: dict[str, Recipe] = {
@@ -76,17 +80,12 @@ def train(
 ) -> dict[str, Any]:
     """Train `"cnn"`, `"resnet"` or `"vit"` and write `model.safetensors` (float16) and `config.json` to `out_dir`.
 
-    The recipe's training pictures of seed `seed` are painted first and kept in memory (49 KB each); `images` and
-    `passes` override the recipe's; accuracy is measured on `fresh` pictures of another seed with the weights as
-    stored, and returned with its 95 % Wilson interval in the training record. `species` weighs the loss of the species:
-    with 0 only the parts' attributes are learnt, which gives a backbone for a linear head to be fitted on. The number of threads is PyTorch's own
-    (`torch.set_num_threads`); `bfloat16` halves the time on processors that have it.
+    The training pictures of `seed` are painted first and kept in memory (49 KB each); `images` and `passes` override
+    the recipe. Accuracy is measured on `fresh` pictures of another seed with the stored (float16) weights; it is
+    returned with its 95 % Wilson interval in the training record. `species` weighs the loss of the species: with 0
+    only the attributes of parts are learnt, which gives a backbone for a linear head. The number of threads is
+    PyTorch's own (`torch.set_num_threads`); `bfloat16` halves the time on processors that support it.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    from finercam.models.builtin import ARCHITECTURES, PatchCNN
-
     if model_name not in RECIPES:
         raise FinerCAMError(f"model {model_name!r}: expected one of {', '.join(RECIPES)}")
     recipe = RECIPES[model_name]
@@ -101,9 +100,9 @@ def train(
         torch.manual_seed(seed)
         model = ARCHITECTURES[model_name](len(SPECIES), **options)
         model = _fit(model, recipe, pixels, parts, labels, seed, passes, bfloat16, species, log)
-    minutes = (time.perf_counter() - begin) / 60
-    if isinstance(model, PatchCNN):
-        model, options = model.folded(), {}
+        minutes = (time.perf_counter() - begin) / 60
+        if isinstance(model, PatchCNN):
+            model, options = model.folded(), {}
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     model.load_state_dict(state)
     share, low, high = accuracy(model.eval(), seed + FRESH, fresh, workers)
@@ -111,7 +110,7 @@ def train(
         f"{model_name}: accuracy {share:.4f} [{low:.4f}, {high:.4f}] on {fresh} fresh pictures, {minutes:.1f} minutes"
     )
     record = {
-        "command": f"finercam fieldguide --train {model_name} --seed {seed}",
+        "command": f"python -m training.classifiers {model_name} --out OUT --seed {seed}",
         "commit": commit,
         "seed": seed,
         "images": images,
@@ -148,27 +147,29 @@ def train(
 
 
 def accuracy(model: nn.Module, seed: int, count: int, workers: int = 1) -> tuple[float, float, float]:
-    """Share of `count` pictures of `seed` named rightly, and its 95 % Wilson interval."""
-    import torch
-
+    """Share of `count` pictures of `seed` that are classified correctly, with its 95 % Wilson interval."""
     birds = Fieldguide(count, seed, SIZE)
     hits = 0
     for first, last in pairwise([*range(0, count, 2048), count]):
         pixels, labels = birds.batch(range(first, last), workers), torch.from_numpy(birds.labels(range(first, last)))
         with torch.inference_mode():
             for at in range(0, len(pixels), 64):
-                answers = model(_normed(pixels[at : at + 64])).argmax(1)
+                answers = model(normed(pixels[at : at + 64])).argmax(1)
                 hits += int((answers == labels[at : at + 64]).sum())
-    share, z2 = hits / count, 1.96**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = sqrt(z2 * share * (1 - share) / count + z2 * z2 / (4 * count * count)) / (1 + z2 / count)
-    return share, middle - half, middle + half
+    return (hits / count, *wilson(hits / count, count))
+
+
+def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a share of `count` (Wilson, JASA 1927); 95 % by default."""
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return middle - half, middle + half
 
 
 def part_codes() -> np.ndarray:
-    """`(species, 1 + parts)` int64: a number for each part as a species wears it, equal for those who wear it alike.
+    """`(species, 1 + parts)` int64: one number per look of a part; species in which the part looks alike share it.
 
-    0 is what is not a bird. `part_codes()[label, picture.parts]` is a map of what is to be seen where.
+    0 is the background. `part_codes()[label, picture.parts]` is a map of what is visible at each pixel.
     """
     codes = np.zeros((len(SPECIES), 1 + len(PARTS)), np.int64)
     known: dict[tuple[str, str, Any], int] = {}
@@ -191,16 +192,14 @@ def _pictures(seed: int, count: int, workers: int) -> tuple[np.ndarray, np.ndarr
     return np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3])
 
 
-def _normed(pixels: np.ndarray) -> torch.Tensor:
+def normed(pixels: np.ndarray) -> Tensor:
     """`(N, H, W, 3)` uint8 to `(N, 3, H, W)` float32."""
-    import torch
-
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
     return x.sub_(127.5).mul_(1 / (255 * STD[0]))
 
 
 def _draws(count: int, batch: int, steps: int, seed: int) -> Iterator[tuple[np.ndarray, bool]]:
-    """Indices of each step's pictures, each picture once before any comes again, and whether to mirror them."""
+    """Picture indices of each step (every picture once per pass), and whether to mirror them."""
     rng = np.random.default_rng((seed, 2))
     waiting = np.empty(0, np.int64)
     for _ in range(steps):
@@ -215,21 +214,17 @@ def _fit(
     recipe: Recipe,
     pixels: np.ndarray,
     parts: np.ndarray,
-    labels: torch.Tensor,
+    labels: Tensor,
     seed: int,
     passes: int,
     bfloat16: bool,
     species: float,
     log: Callable[[str], None],
 ) -> nn.Module:
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     nn.init.normal_(head.weight, 0, 0.01 * recipe.head)
     nn.init.zeros_(head.bias)
-    seen: list[torch.Tensor] = []
+    seen: list[Tensor] = []
     hook = model.get_submodule(recipe.layer).register_forward_hook(lambda *call: seen.append(call[2]))
     codes = torch.from_numpy(part_codes())
     kinds = int(codes.max()) + 1
@@ -241,7 +236,7 @@ def _fit(
     model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = passes // recipe.batch
     weights = [*model.parameters(), *reader.parameters()]
-    # The head's bias is as quick as its weights: else what a bird lacks is voted for by the empty background.
+    # The head's bias learns as fast as its weights; otherwise the empty background votes for missing parts.
     slow = [w for w in weights if w is not head.weight and w is not head.bias]
     rates = [recipe.rate, recipe.rate, recipe.rate * recipe.head, recipe.rate * recipe.head]
     groups = [
@@ -254,7 +249,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.15)
     begin, smooth = time.perf_counter(), np.zeros(3)
     for step, (chosen, mirrored) in enumerate(_draws(len(pixels), recipe.batch, steps, seed), 1):
-        x, truth = _normed(pixels[chosen]), labels[chosen]
+        x, truth = normed(pixels[chosen]), labels[chosen]
         if mirrored:
             x = x.flip(3)
         seen.clear()
@@ -285,20 +280,30 @@ def _fit(
 
 
 def _parts_loss(
-    reader: nn.Linear, features: torch.Tensor, kinds: torch.Tensor, weight: torch.Tensor, step: int, bfloat16: bool
-) -> torch.Tensor:
-    """Cross entropy of what a linear `reader` says is to be seen at the centre of each cell of the feature grid."""
-    import torch
-    from torch.nn import functional as F
-
+    reader: nn.Linear, features: Tensor, kinds: Tensor, weight: Tensor, step: int, bfloat16: bool
+) -> Tensor:
+    """Cross entropy of the part that a linear `reader` predicts at the centre of each cell of the feature grid."""
     if features.ndim == 3:
         side = round(sqrt(features.shape[1]))
         features = features.transpose(1, 2).unflatten(2, (side, side))
     stride = SIZE // features.shape[-1]
     kinds = kinds[:, stride // 2 :: stride, stride // 2 :: stride]
-    if features.shape[-1] >= 32:  # a fine grid repeats itself: a quarter of its cells, in turns, says as much
+    if features.shape[-1] >= 32:  # neighbouring cells of a fine grid are alike: a quarter of them suffices
         rows, columns = slice(step % 2, None, 2), slice(step // 2 % 2, None, 2)
         features, kinds = features[:, :, rows, columns], kinds[:, rows, columns]
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         answers = reader(features.permute(0, 2, 3, 1).flatten(0, 2))
     return F.cross_entropy(answers.float(), kinds.flatten(), weight)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.classifiers", description=__doc__)
+    parser.add_argument("model", choices=list(RECIPES), help="which architecture to train")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
+    parser.add_argument("--seed", type=int, default=0, help="seed of pictures and training")
+    options = parser.parse_args(arguments)
+    train(options.model, options.out, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from training.hybrids import draw_hybrid, noun_phrase, paint_hybrid, seen_parts, vocabulary
+from training.twotower import ABSENT, Album, contrastive_loss, texts_for
 
-from finercam.concept.hybrids import NAMED, draw_hybrid, paint_hybrid, seen_parts, traits, vocabulary
-from finercam.concept.train import ABSENT, Album, contrastive_loss, texts_for
-from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, bird, caption
-from finercam.data.fieldguide.species import COLOURS, phrase
+from finercam.data.fieldguide import PARTS, SPECIES, Fieldguide, bird, caption, traits
+from finercam.data.fieldguide.species import COLOURS, NAMED, phrase
 from finercam.models.twotower import TwoTower
 
 COUNT = 80
@@ -42,7 +42,7 @@ def test_twins_share_their_scene_and_only_the_changed_part_is_repainted() -> Non
     assert (near.numpy() | ~changed).all()
 
 
-def test_nobody_is_painted_where_nobody_sits_and_the_painter_is_put_back() -> None:
+def test_an_empty_scene_has_no_bird_and_species_are_painted_as_before() -> None:
     empty = next(i for i in range(COUNT) if BIRDS[i].species is None)
     assert paint_hybrid(5, empty).parts.max() == 0
     assert seen_parts(paint_hybrid(5, empty + 1).parts).sum() > 0
@@ -56,7 +56,7 @@ def test_the_words_are_the_fieldguides_own() -> None:
         for text in (caption(label), *traits(label).values()):
             assert set(text.replace("-", " ").replace(",", "").split()) <= words
         for part, mark in species.marks.items():
-            assert phrase(part, mark).removeprefix("a ").removeprefix("an ") == traits(label)[part]
+            assert phrase(part, mark) == noun_phrase(part, mark.style, mark.colour) == traits(label)[part]
     assert len(words) == len(vocabulary())
 
 
