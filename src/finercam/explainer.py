@@ -21,6 +21,7 @@ from finercam.core.references import References
 from finercam.core.views import IDENTITY, View, views
 from finercam.errors import FinerCAMError, suggest
 from finercam.explanation import Explanation, Setting, joined, per_sample_gamma
+from finercam.io import one_line
 from finercam.methods import Method
 from finercam.methods import get as get_method
 from finercam.methods.source import Source
@@ -289,9 +290,8 @@ class FinerCAM:
         except (FinerCAMError, torch.cuda.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise FinerCAMError(
-                f"the model could not run on images of shape {tuple(images.shape)}: {line}"
+                f"the model could not run on images of shape {tuple(images.shape)}: {one_line(error)}"
             ) from error
         if _version(images) != version:
             raise FinerCAMError(

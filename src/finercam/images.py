@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finercam.annotation import Annotation
 from finercam.errors import FinerCAMError, suggest
+from finercam.io import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,7 +126,7 @@ def _reason(error: Exception) -> str:
         return f"more pixels than the limit of {MAX_PIXELS:,}; shrink it first"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     return f"broken picture: {text}"
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from finercam.core.capture import guest
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 __all__ = ["ZeroShotClassifier"]
 
@@ -113,7 +114,7 @@ def _tokens(read: Callable[..., Any], texts: list[str], model: nn.Module, device
     except FinerCAMError:
         raise
     except (TypeError, ValueError, KeyError) as error:
-        raise FinerCAMError(f"the tokenizer failed on {texts[:2]!r}: {str(error).splitlines()[0]}") from error
+        raise FinerCAMError(f"the tokenizer failed on {texts[:2]!r}: {one_line(error)}") from error
     if isinstance(given, Mapping) or hasattr(given, "keys"):
         taken = {key: torch.as_tensor(given[key]).to(device) for key in given.keys()}  # noqa: SIM118 - no true mapping
         return {key: value for key, value in taken.items() if key in ("input_ids", "attention_mask", "position_ids")}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from finercam import FinerCAM, FinerCAMError
-from finercam.export.folder import INDEX, safe_stem, save, write
+from finercam.export.folder import INDEX, safe_stem, save
 from finercam.images import Preprocess
 
 
@@ -84,19 +84,6 @@ def test_the_shown_part_of_the_photo_is_on_record(answer, tmp_path):
     prepare = Preprocess((12, 16))
     entries = json.loads(answer.save(tmp_path, image=photos, preprocess=prepare).read_text())["explanations"]
     assert entries[0]["photo"] == {"width": 64, "height": 48, "shown": list(prepare.crop_box((64, 48)))}
-
-
-def test_a_failed_write_leaves_neither_half_a_file_nor_harm_to_the_old_one(tmp_path, monkeypatch):
-    path = write(tmp_path / "x.json", b"old")
-
-    def full(self, content):
-        Path.open(self, "wb").close()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(FinerCAMError, match="No space left"):
-        write(path, b"new")
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(answer, tmp_path):

@@ -10,7 +10,8 @@ import numpy as np
 
 from finercam.app.asking import Asked
 from finercam.app.opened import ONE_AT_A_TIME, RIVALS
-from finercam.export.folder import arrays, safe_stem, write
+from finercam.export.folder import arrays, safe_stem
+from finercam.io import write_whole
 
 __all__ = ["KINDS", "write_maps", "write_panel", "write_report"]
 
@@ -22,14 +23,14 @@ def write_panel(asked: Asked, folder: Path) -> Path:
 
     with ONE_AT_A_TIME:  # the panel asks for the closest rival, which may not be kept
         figure = panel(asked.shown, asked.picture.image, preprocess=asked.opened.preprocess)
-    return write(_file(asked, folder, "png"), png(figure))
+    return write_whole(_file(asked, folder, "png"), png(figure))
 
 
 def write_maps(asked: Asked, folder: Path) -> Path:
     """The maps as `.npz`, with what `finercam.export.folder.arrays` says; loads with `allow_pickle=False`."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays(asked.shown))  # type: ignore[arg-type]
-    return write(_file(asked, folder, "npz"), stream.getvalue())
+    return write_whole(_file(asked, folder, "npz"), stream.getvalue())
 
 
 def write_report(asked: Asked, folder: Path) -> Path:

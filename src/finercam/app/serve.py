@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 __all__ = ["is_local", "serving"]
 
@@ -44,7 +45,7 @@ def serving(host: str = "127.0.0.1", port: int | None = None, models: Sequence[s
                     theme=theme(), css=asset("style.css"), allowed_paths=[],
                 )  # fmt: skip
             except OSError as error:
-                raise FinerCAMError(f"no server at {host}:{port or '7860…'}: {str(error).splitlines()[0]}") from error
+                raise FinerCAMError(f"no server at {host}:{port or '7860…'}: {one_line(error)}") from error
             try:
                 yield address
             finally:

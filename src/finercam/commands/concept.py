@@ -132,7 +132,7 @@ def _panel(
     import numpy as np
 
     from finercam.core.maps import positive
-    from finercam.export.folder import write
+    from finercam.io import write_whole
     from finercam.view.blend import overlay
     from finercam.view.sheet import Cell, Line, png, sheet
 
@@ -147,7 +147,7 @@ def _panel(
             picture = np.asarray(overlay(part, positive(heat[None])[0], mute=0.5))
             row.append(Cell(picture, title, (Line(note),)) if place == 0 else Cell(picture, ""))
         rows.append(row)
-    return write(out / "audit.png", png(sheet(rows, f"Why {pair[0]} and not {pair[1]}?")))
+    return write_whole(out / "audit.png", png(sheet(rows, f"Why {pair[0]} and not {pair[1]}?")))
 
 
 def _seen_part(photo: Image, preprocess: Preprocess) -> Image:

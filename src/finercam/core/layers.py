@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finercam.core.capture import guest
 from finercam.core.grid import Layout, find_layout, tensors_of
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 __all__ = ["resolve_layers", "unwrap"]
 
@@ -190,9 +191,8 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
         except FinerCAMError:
             raise
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             given = f"{type(model).__name__} fails on images of shape {(1, *images.shape[1:])}"
-            raise FinerCAMError(f"{given}: {reason}") from error
+            raise FinerCAMError(f"{given}: {one_line(error)}") from error
     logits = next((t for t in tensors_of(output) if t.ndim == 2), None)
     return order, int(logits.shape[1]) if logits is not None else -1
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 if TYPE_CHECKING:
     from finercam.images import Preprocess
@@ -89,7 +90,7 @@ def _read(dataset: ImageDataset, preprocess: Preprocess, index: int) -> _Read:
         image = sample.open()
         return _Read(index, name, label, preprocess(image), image.size)
     except Exception as error:  # a dataset may be anybody's code; one bad picture must not end a long run
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         return _Read(index, name, label, reason=reason)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finercam.errors import FinerCAMError
+from finercam.io import whole_file, write_whole
 
 __all__ = ["Shards"]
 
@@ -52,8 +53,8 @@ class Shards:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         table = pa.table({key: [row.get(key) for row in rows] for key in columns})
         part = self.parts / f"{min(row['index'] for row in rows):08d}.parquet"
-        pq.write_table(table, part.with_suffix(".writing"))
-        part.with_suffix(".writing").replace(part)
+        with whole_file(part) as partial:
+            pq.write_table(table, partial)
 
     def table(self) -> Any:
         """All rows as one pyarrow table, in the dataset's order."""
@@ -74,10 +75,3 @@ def _settings(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FinerCAMError(f"{path} is no settings of an evaluation; choose another --out, or pass --redo")
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old one or the new one, never a part."""
-    writing = path.with_name(path.name + ".writing")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)

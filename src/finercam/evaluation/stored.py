@@ -18,11 +18,12 @@ from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
 from finercam.evaluation.maps import Question
 from finercam.explanation import Explanation
+from finercam.io import weights_hash
 from finercam.methods import Method
 from finercam.run.maps import stored_answers
 from finercam.run.reader import Run
 from finercam.run.rows import OK
-from finercam.run.settings import Settings, weights_hash
+from finercam.run.settings import Settings
 from finercam.run.source import ReaderSource
 
 if TYPE_CHECKING:

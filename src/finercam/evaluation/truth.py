@@ -13,6 +13,7 @@ from finercam import metrics
 from finercam.annotation import Annotation
 from finercam.data.sample import ImageDataset
 from finercam.images import Preprocess
+from finercam.io import one_line
 
 __all__ = ["Truth", "read_notes", "read_truth"]
 
@@ -38,7 +39,7 @@ def read_notes(dataset: ImageDataset, indices: Sequence[int]) -> tuple[dict[int,
         try:
             notes[index] = dataset[index].annotation
         except Exception as error:  # a dataset may be anybody's code; one bad mask must not end a long run
-            broken[index] = " ".join(str(error).split()) or type(error).__name__
+            broken[index] = one_line(error)
     return notes, broken
 
 

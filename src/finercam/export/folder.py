@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
+from finercam.io import write_whole
 from finercam.names import label
 
 if TYPE_CHECKING:
     from finercam.explanation import Explanation
     from finercam.view.shown import Display
 
-__all__ = ["INDEX", "SCHEMA", "Folder", "safe_stem", "save", "write"]
+__all__ = ["INDEX", "SCHEMA", "Folder", "safe_stem", "save"]
 
 SCHEMA = 1
 """Version of what `explanations.json` holds; raised when a reader of the old one would go wrong."""
@@ -91,8 +91,8 @@ class Folder:
         stem = safe_stem(name, self.taken)
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays(answer))  # type: ignore[arg-type]
-        write(self.path / f"{stem}.npz", stream.getvalue())
-        write(self.path / f"{stem}.png", png(figure))
+        write_whole(self.path / f"{stem}.npz", stream.getvalue())
+        write_whole(self.path / f"{stem}.png", png(figure))
         entry = describe(answer)
         entry = {"name": name, "source": source, "files": {"panel": f"{stem}.png", "maps": f"{stem}.npz"}, **entry}
         size = getattr(image, "size", None)
@@ -107,7 +107,7 @@ class Folder:
 
         index = {"schema": SCHEMA, "finercam": __version__, "model": self.model_id, "explanations": self.entries}
         text = json.dumps(index, indent=1, allow_nan=False)
-        return write(self.path / INDEX, text.encode())
+        return write_whole(self.path / INDEX, text.encode())
 
 
 def arrays(answer: Explanation) -> dict[str, np.ndarray]:
@@ -173,21 +173,6 @@ def safe_stem(name: str, taken: set[str] | None = None) -> str:
         free = f"{stem}-{number}"
     taken.add(unicodedata.normalize("NFKC", free).casefold())
     return free
-
-
-def write(path: Path, content: bytes) -> Path:
-    """Write a whole file or none: under another name in the same folder first, then renamed."""
-    part = path.with_name(f".part-{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise FinerCAMError(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
 
 
 def _photos(answer: Explanation, image: Any) -> list[Any]:

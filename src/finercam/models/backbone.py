@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
+from finercam.io import one_line, weights_hash
 from finercam.models import zoo
 from finercam.models.directory import build_architecture
-from finercam.models.hub import fetching, first_line
+from finercam.models.hub import fetching
 from finercam.models.load import load_model
 from finercam.models.loaded import check_options, parse_options
 from finercam.models.native import any_size, longest_side, native_preprocess
@@ -82,11 +82,7 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the weights and of their names."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return weights_hash(self.model)
 
     @property
     def _first(self) -> Tensor:
@@ -265,7 +261,7 @@ def _on(device: str | torch.device, tower: Tower) -> Tower:
     try:
         return tower.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise FinerCAMError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+        raise FinerCAMError(f"device {str(device)!r} cannot be used: {one_line(error)}") from error
 
 
 # --- sizes
@@ -311,7 +307,7 @@ def _width(text: str, tower: Tower, preprocess: Preprocess) -> int:
     except FinerCAMError as error:
         raise FinerCAMError(f"backbone {text!r}: {error}") from error
     except Exception as error:
-        raise FinerCAMError(f"backbone {text!r} fails on a picture of {size}: {first_line(error)}") from error
+        raise FinerCAMError(f"backbone {text!r} fails on a picture of {size}: {one_line(error)}") from error
 
 
 def _query(options: Mapping[str, Any]) -> str:

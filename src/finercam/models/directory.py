@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from finercam.core.layers import unwrap
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
+from finercam.io import one_line
 from finercam.models.budget import Budget
-from finercam.models.hub import first_line
 from finercam.models.loaded import LoadedModel
 from finercam.models.zoo import BUILDERS
 
@@ -127,7 +127,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except FinerCAMError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise FinerCAMError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
+        raise FinerCAMError(f"{folder}/config.json cannot be read: {one_line(error)}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         other = isinstance(config, dict) and "model_type" in config
         hint = f"; load it as 'hf/{folder}'" if other else ""
@@ -158,9 +158,9 @@ def build_architecture(architecture: Any, where: str = "architecture", budget: i
     except FinerCAMError as error:
         raise FinerCAMError(f"{where}: {error}") from error
     except ImportError as error:
-        raise FinerCAMError(f"{where}: needs {library}, which is not installed: {first_line(error)}") from error
+        raise FinerCAMError(f"{where}: needs {library}, which is not installed: {one_line(error)}") from error
     except Exception as error:
-        raise FinerCAMError(f"{where}: {library} cannot build {name!r:.80}: {first_line(error)}") from error
+        raise FinerCAMError(f"{where}: {library} cannot build {name!r:.80}: {one_line(error)}") from error
 
 
 def _check_architecture(architecture: Any, where: str) -> None:
@@ -205,7 +205,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except FinerCAMError:
         raise
     except Exception as error:
-        raise FinerCAMError(f"{path} cannot be read as weights: {first_line(error)}") from error
+        raise FinerCAMError(f"{path} cannot be read as weights: {one_line(error)}") from error
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 __all__ = ["fetching"]
 
@@ -100,7 +101,7 @@ def _reason(error: BaseException, reachable: bool) -> str:
         or (not reachable and kinds & {"OSError", "RuntimeError"} and _fetched(chain))
     ):
         return "its weights are not on this machine and the hub that has them cannot be reached; connect, or give a local folder"
-    return first_line(error)
+    return one_line(error)
 
 
 def _fetched(chain: list[BaseException]) -> bool:
@@ -112,9 +113,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, at most 300 letters."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -10,9 +10,10 @@ import torch
 
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
+from finercam.io import one_line
 from finercam.models import zoo
 from finercam.models.directory import load_directory
-from finercam.models.hub import fetching, first_line
+from finercam.models.hub import fetching
 from finercam.models.loaded import LoadedModel, check_options, parse_options
 from finercam.models.native import at_native_size, longest_side
 
@@ -64,7 +65,7 @@ def load_model(text: str | Path, device: str | torch.device = "cpu", dtype: torc
     try:
         model = loaded.model.to(device=device, dtype=dtype).eval()
     except (RuntimeError, AssertionError) as error:
-        raise FinerCAMError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+        raise FinerCAMError(f"device {str(device)!r} cannot be used: {one_line(error)}") from error
     return replace(loaded, model=model, source={"model": str(text), **loaded.source})
 
 
@@ -99,7 +100,7 @@ def _named(text: str, name: str, options: dict[str, Any], native: bool) -> Loade
         except FinerCAMError as error:
             if isinstance(error.__cause__, ImportError):
                 raise FinerCAMError(
-                    f"model {text!r} needs a library: {first_line(error.__cause__)}; install finercam[models]"
+                    f"model {text!r} needs a library: {one_line(error.__cause__)}; install finercam[models]"
                 ) from error
             raise
     if there:

@@ -12,7 +12,7 @@ from torch import nn
 
 from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
-from finercam.models.hub import first_line
+from finercam.io import one_line
 from finercam.models.loaded import LoadedModel
 from finercam.models.towers import OpenClipTower
 from finercam.models.zoo import ImageTower
@@ -116,5 +116,5 @@ def _try(text: str, model: nn.Module, multiple: int, size: tuple[int, int] | Non
     except Exception as error:
         fixed = "one size" if size is None else f"{size[0]}x{size[1]} pixels"
         raise FinerCAMError(
-            f"model {text!r:.200} takes {fixed} only, so leave ?native out: {first_line(error)}"
+            f"model {text!r:.200} takes {fixed} only, so leave ?native out: {one_line(error)}"
         ) from error

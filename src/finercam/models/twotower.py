@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
+from finercam.io import one_line
 
 __all__ = ["ImageTower", "TextTower", "TwoTower", "TwoTowerMeta", "load_twotower", "save_twotower"]
 
@@ -194,8 +195,9 @@ def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerM
             model = TwoTower(meta.words, meta.width)
         model.load_state_dict({key: value.float() for key, value in load(weights).items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise FinerCAMError(f"{source}: model.safetensors does not hold what config.json says: {line}") from error
+        raise FinerCAMError(
+            f"{source}: model.safetensors does not hold what config.json says: {one_line(error)}"
+        ) from error
     return model.requires_grad_(True).eval(), meta
 
 

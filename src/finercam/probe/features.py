@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -18,6 +17,7 @@ from torch import Tensor
 from finercam.data.batches import loader
 from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
+from finercam.io import content_hash, one_line, whole_file, write_whole
 
 if TYPE_CHECKING:
     from finercam.models.backbone import Backbone
@@ -55,7 +55,7 @@ def default_cache() -> Path:
 def picture_digest(image: Any) -> str:
     """A name for what a picture shows: its size and RGB pixels, however the file stores them."""
     rgb = image.convert("RGB")
-    return hashlib.blake2b(repr(rgb.size).encode() + rgb.tobytes(), digest_size=16).hexdigest()
+    return content_hash(repr(rgb.size), rgb.tobytes())
 
 
 class FeatureCache:
@@ -67,16 +67,11 @@ class FeatureCache:
 
     def __init__(self, root: Path, settings: dict[str, Any]) -> None:
         text = json.dumps(settings, sort_keys=True)
-        self.folder = root / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self.folder = root / content_hash(text)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "settings.json").write_text(
-                json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8"
-            )
-        except OSError as error:
-            raise FinerCAMError(
-                f"features cannot be kept in {root}: {error.strerror}; name a folder with --cache"
-            ) from None
+            write_whole(self.folder / "settings.json", json.dumps(settings, indent=2, sort_keys=True))
+        except FinerCAMError as error:
+            raise FinerCAMError(f"{error}; name another folder with --cache") from None
 
     def read(self, digests: Sequence[str | None]) -> dict[str, Tensor]:
         """The features `(D,)` that are kept of these pictures."""
@@ -104,9 +99,8 @@ class FeatureCache:
             return
         # A name of its own for each shard: another run may be writing too.
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        writing = shard.with_suffix(".writing")
-        save_file({"features": torch.stack(list(features.values()))}, writing, {"digests": " ".join(features)})
-        writing.replace(shard)
+        with whole_file(shard) as partial:
+            save_file({"features": torch.stack(list(features.values()))}, partial, {"digests": " ".join(features)})
 
 
 def extract(
@@ -180,4 +174,4 @@ def _look(dataset: ImageDataset, index: int) -> tuple[str, int | None, str | Non
         name, label = sample.id, sample.label
         return name, label, picture_digest(sample.open()), ""
     except Exception as error:  # as in the loader: one bad picture must not end a long run
-        return name, label, None, " ".join(str(error).split()) or type(error).__name__
+        return name, label, None, one_line(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -17,6 +16,7 @@ from torch import Tensor
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.images import Preprocess
+from finercam.io import whole_file
 from finercam.names import class_id, label
 from finercam.report.classes import Apart, with_rivals
 from finercam.report.colours import tables
@@ -193,22 +193,6 @@ def _hash(content: str) -> str:
 
 
 def _write(parts: Iterable[str], file: Path) -> Path:
-    """Write beside the file and move it into place, so that a failure leaves no half page."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}-", suffix=".part")
-    except OSError as error:
-        raise FinerCAMError(f"{file}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.writelines(parts)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(beside).chmod(0o666 & ~umask)
-        Path(beside).replace(file)
-    except BaseException as error:
-        Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise FinerCAMError(f"{file}: cannot be written: {error.strerror}") from error
-        raise
+    with whole_file(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as out:
+        out.writelines(parts)
     return file

@@ -11,10 +11,11 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from finercam.errors import FinerCAMError
+from finercam.io import one_line, weights_hash
 from finercam.run.lists import Entry, ImageList
 from finercam.run.manifest import Manifest
 from finercam.run.pictures import read_ahead
-from finercam.run.settings import Settings, preprocess_of, weights_hash
+from finercam.run.settings import Settings, preprocess_of
 from finercam.run.source import open_source
 from finercam.run.worker import Worker
 
@@ -126,8 +127,9 @@ def _started(cluster: Cluster) -> Any:
         except Exception as error:  # ray raises plain Exception where its own processes came up too slowly
             ray.shutdown()
             if attempt == STARTS or "timed out during startup" not in str(error):
-                text = " ".join(str(error).split())[:200]
-                raise FinerCAMError(f"the Ray cluster {cluster.address!r} cannot be used: {text}") from error
+                raise FinerCAMError(
+                    f"the Ray cluster {cluster.address!r} cannot be used: {one_line(error)}"
+                ) from error
     raise AssertionError
 
 

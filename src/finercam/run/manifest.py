@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 from finercam.run.settings import Settings
 from finercam.run.store import Store
 
@@ -64,7 +65,7 @@ def read_manifest(store: Store) -> Manifest | None:
     try:
         content = json.loads(store.read(MANIFEST))
     except (ValueError, RecursionError) as error:
-        raise FinerCAMError(f"{where} cannot be read: {' '.join(str(error).split())}") from error
+        raise FinerCAMError(f"{where} cannot be read: {one_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FinerCAMError(f"{where} is not the manifest of a run (format {FORMAT!r})")
     if content.get("version") != VERSION:

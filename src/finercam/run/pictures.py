@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finercam.data.batches import in_order
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 from finercam.run.lists import Entry
 from finercam.run.source import NoPicture, Source
 
@@ -53,7 +54,7 @@ def _read(source: Source, preprocess: Preprocess, entry: Entry) -> Read:
     except MemoryError:
         status, reason = "out_of_memory", "the picture does not fit into memory"
     except Exception as error:  # decoders raise almost anything on broken data
-        status, reason = "unreadable", " ".join(str(error).split()) or type(error).__name__
+        status, reason = "unreadable", one_line(error)
         if not isinstance(error, FinerCAMError):
             reason = f"{type(error).__name__}: {reason}"
     if found is not None:

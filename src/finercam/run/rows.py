@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,7 +154,7 @@ def read_shard(store: Store, number: int, columns: Sequence[str] | None = None, 
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, FinerCAMError):
             raise
-        raise FinerCAMError(f"{store.place}/{name} is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise FinerCAMError(f"{store.place}/{name} is damaged: {one_line(error)}") from error
 
 
 def _halves(evidence: Sequence[np.ndarray | None], kind: pa.ListType) -> pa.ListArray:

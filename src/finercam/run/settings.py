@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,13 +12,14 @@ from torch import nn
 
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
+from finercam.io import content_hash, weights_hash
 
 if TYPE_CHECKING:
     from finercam.explainer import FinerCAM
     from finercam.methods import Method
     from finercam.models import LoadedModel
 
-__all__ = ["PRECISIONS", "TARGETS", "Settings", "resolve_settings", "weights_hash"]
+__all__ = ["PRECISIONS", "TARGETS", "Settings", "resolve_settings"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 TARGETS = ("prediction", "label")
@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        return content_hash(json.dumps(self.to_json(), sort_keys=True))
 
     @property
     def linear(self) -> bool:
@@ -200,22 +200,6 @@ def resolve_settings(
         finercam=__version__,
         torch=torch.__version__.split("+")[0],
     )
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of every parameter and buffer: name, type, shape and bytes, by name.
-
-    >>> weights_hash(nn.Linear(2, 1)) == weights_hash(nn.Linear(2, 1).to(torch.float16))
-    False
-    """
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            continue
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if value.numel() else value
-        found.update(flat.numpy().tobytes() if value.numel() else b"")
-    return found.hexdigest()
 
 
 def preprocess_of(settings: Settings) -> Preprocess:

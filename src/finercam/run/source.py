@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from finercam.data.files import PICTURE_ENDINGS, safe_path
 from finercam.data.folder import SPLITS, class_folders
 from finercam.errors import FinerCAMError, suggest
+from finercam.io import content_hash, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,7 +94,7 @@ class _Files:
         except FinerCAMError as error:
             reason = str(error).removeprefix(f"{len(content)} bytes given as a picture: ")
             raise NoPicture("unreadable", reason) from error
-        return Content(image, hashlib.sha256(content).hexdigest(), status.st_size, status.st_mtime_ns)
+        return Content(image, content_hash(content), status.st_size, status.st_mtime_ns)
 
     def state(self, position: int, path: str) -> tuple[int | None, int | None]:
         try:
@@ -105,7 +105,7 @@ class _Files:
 
     def digest(self, position: int, path: str) -> str | None:
         try:
-            return hashlib.sha256(self._bytes(path)[0]).hexdigest()
+            return content_hash(self._bytes(path)[0])
         except NoPicture:
             return None
 
@@ -131,8 +131,7 @@ class _Files:
         except FinerCAMError as error:
             raise NoPicture("refused", str(error)) from error
         except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a forbidden folder, an odd name
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise NoPicture("unreadable", f"cannot be read: {reason}") from error
+            raise NoPicture("unreadable", f"cannot be read: {one_line(error)}") from error
 
     def _place(self, path: str) -> Path:
         return safe_path(self.root, path, follow=self.follow)
@@ -257,7 +256,7 @@ class ParquetSource(_Files):
                     for path, named in zip(batch.column(names[where]).to_pylist(), labels, strict=True):
                         yield _checked(self, path or "", "" if named is None else str(named))
         except (pa.ArrowException, OSError) as error:
-            raise FinerCAMError(f"{self.path} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+            raise FinerCAMError(f"{self.path} cannot be read as Parquet: {one_line(error)}") from error
 
 
 class ReaderSource:
@@ -284,14 +283,13 @@ class ReaderSource:
         except FileNotFoundError:
             raise NoPicture("missing", "does not exist") from None
         except Exception as error:  # a dataset may be anybody's code
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise NoPicture("missing" if reason.endswith("does not exist") else "unreadable", reason) from error
         file = self._file(path)
         if file is None:
-            pixels = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes())
-            return Content(image, pixels.hexdigest())
+            return Content(image, content_hash(f"{image.mode} {image.size}", image.tobytes()))
         status = file.stat()
-        return Content(image, hashlib.sha256(file.read_bytes()).hexdigest(), status.st_size, status.st_mtime_ns)
+        return Content(image, content_hash(file.read_bytes()), status.st_size, status.st_mtime_ns)
 
     def state(self, position: int, path: str) -> tuple[int | None, int | None]:
         file = self._file(path)

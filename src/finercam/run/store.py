@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from finercam.errors import FinerCAMError
+from finercam.io import PARTIAL, one_line, whole_file, write_whole
 
 __all__ = ["Store"]
-
-WRITING = ".writing-"
-"""How the name of a file begins that is not whole yet."""
 
 
 class Store:
@@ -36,7 +33,7 @@ class Store:
             try:
                 self.system, self.root = fs.FileSystem.from_uri(self.place)
             except (OSError, ValueError) as error:
-                raise FinerCAMError(f"{self.place}: no such place: {_reason(error)}") from error
+                raise FinerCAMError(f"{self.place}: no such place: {one_line(error)}") from error
 
     def make(self) -> None:
         """Make the folders."""
@@ -52,7 +49,7 @@ class Store:
             return
         with _told(self.place, "written"):
             for place in (self.folder, self.folder / "rows"):
-                for left in place.glob(f"{WRITING}*"):
+                for left in place.glob(f"{PARTIAL}*"):
                     left.unlink(missing_ok=True)
 
     @contextmanager
@@ -115,24 +112,14 @@ class Store:
                 with self.system.open_output_stream(f"{self.root}/{name}") as stream:
                     stream.write(content)
                 return
-            path = self.folder / name
-            part = path.with_name(f"{WRITING}{uuid4().hex}")
-            try:
-                with part.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                self._put(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(self.folder / name, content, sync=True)
 
     def publish(self, part: Path, name: str) -> None:
         """Move a file that was written beside, into its place; a remote place gets a copy."""
         with _told(f"{self.place}/{name}", "written"):
             if self.folder is not None:
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-                self._put(part, self.folder / name)
+                with whole_file(self.folder / name, sync=True) as partial:
+                    part.replace(partial)
                 return
             with part.open("rb") as file, self.system.open_output_stream(f"{self.root}/{name}") as stream:
                 while block := file.read(1 << 22):
@@ -145,24 +132,10 @@ class Store:
             elif self.exists(name):
                 self.system.delete_file(f"{self.root}/{name}")
 
-    @staticmethod
-    def _put(part: Path, path: Path) -> None:
-        part.replace(path)
-        if hasattr(os, "O_DIRECTORY"):  # the rename itself must outlive a power cut
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
 
 @contextmanager
 def _told(place: str, done: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FinerCAMError(f"{place} cannot be {done}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise FinerCAMError(f"{place} cannot be {done}: {one_line(error)}") from error
