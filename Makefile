@@ -18,6 +18,7 @@ test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 bench: $(VENV)/.ready-dev  ## speed and memory against a plain forward pass and the peers

@@ -1,0 +1,64 @@
+"""The package stays small and flat: lines in all, lines and parameters of a function, no mocks in shipped code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).parents[1] / "src" / "finercam"
+LINES = 21_000
+"""Lines of Python in the package."""
+LONGEST, USUAL, SHARE = 97, 22, 0.89
+"""Lines of the longest function, and lines that most functions do not exceed."""
+PARAMETERS = 20
+"""Parameters of a function; commands have one for each option."""
+
+
+class Function(NamedTuple):
+    place: str
+    lines: int
+    parameters: int
+
+
+def functions() -> list[Function]:
+    found = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = sum(argument.arg not in ("self", "cls") for argument in named)
+                place = f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}"
+                found.append(Function(place, (node.end_lineno or 0) - node.lineno + 1, count))
+    return found
+
+
+def is_command(function: Function) -> bool:
+    """Whether a function's parameters are the options of a command."""
+    file, _, name = function.place.partition(" ")
+    return file.startswith("commands/") and not name.startswith("_")
+
+
+FUNCTIONS = functions()
+
+
+def test_the_package_does_not_grow():
+    lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCE.rglob("*.py"))
+    assert lines <= LINES
+
+
+def test_no_function_is_longer_than_a_screen():
+    assert [one for one in FUNCTIONS if one.lines > LONGEST] == []
+
+
+def test_most_functions_are_short():
+    short = sum(one.lines <= USUAL for one in FUNCTIONS)
+    assert short >= SHARE * len(FUNCTIONS)
+
+
+def test_no_function_but_a_command_has_many_parameters():
+    assert [one for one in FUNCTIONS if one.parameters > PARAMETERS and not is_command(one)] == []
+
+
+def test_shipped_code_has_no_mocks():
+    assert [file for file in SOURCE.rglob("*.py") if "unittest" in file.read_text(encoding="utf-8")] == []
