@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from unittest import mock
 
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
@@ -23,13 +22,13 @@ SESSIONS = 32
 def serving(host: str = "127.0.0.1", port: int | None = None, models: Sequence[str] = ()) -> Iterator[str]:
     """Serve the app while the block runs, and give its address. `port` None takes a free one from 7860 on.
 
-    Nothing is fetched from outside, told to anyone, or shared; what visitors upload is deleted once read, and all
-    other files with the server. Raises FinerCAMError where gradio is not installed or the port is taken.
+    Nothing is fetched from outside, reported to anyone or shared. Uploaded files are deleted once they are read, and
+    all other files when the server stops. Raises FinerCAMError where gradio is not installed or the port is taken.
     """
     with tempfile.TemporaryDirectory(prefix="finercam-app-", ignore_cleanup_errors=True) as folder:
         quiet = {"GRADIO_TEMP_DIR": str(Path(folder) / "cache"), "GRADIO_ANALYTICS_ENABLED": "False"}
         quiet |= {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ALLOWED_PATHS": "", "GRADIO_ROOT_PATH": ""}
-        with mock.patch.dict(os.environ, quiet):
+        with _environment(quiet):
             try:
                 from finercam.app.page import MAX_BYTES, Page, asset, theme
             except ModuleNotFoundError as error:
@@ -62,3 +61,17 @@ def is_local(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables while the block runs."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
