@@ -80,3 +80,20 @@ def test_half_precision_is_summed_in_double():
 def test_input_is_checked(call, message):
     with pytest.raises(FinerCAMError, match=message):
         call()
+
+
+def test_the_names_are_metrics_only():
+    wanted = {"adcc", "deletion", "energy", "pointing", "road", "spearman"}
+    assert wanted <= set(metrics.__all__)
+    helpers = {
+        "Fill",
+        "Interval",
+        "bootstrap",
+        "black",
+        "uniform_map",
+        "box_masks",
+        "masked_scores",
+        "zero",
+        "impute",
+    }
+    assert not helpers & set(metrics.__all__) and all(hasattr(metrics, name) for name in helpers)

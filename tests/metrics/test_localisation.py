@@ -144,3 +144,28 @@ def test_undefined_is_nan_there_and_there_only(maps, masks):
 def test_wrong_shapes_are_named(maps, masks, call, message):
     with pytest.raises(FinerCAMError, match=message):
         call(maps, masks)
+
+
+def test_energy_at_equal_area_is_the_energy_of_the_top_pixels_and_no_sharpening_moves_it(maps, masks):
+    shares = [0.05, 0.1, 0.2]
+    found = metrics.equal_area_energy(maps, masks, shares)
+    for s, share in enumerate(shares):
+        top = metrics.rank_pixels(maps) < round(share * maps[0].numel())
+        torch.testing.assert_close(found[:, s], metrics.energy(top.float(), masks))
+    positive = maps - maps.amin((1, 2), keepdim=True)
+    assert not torch.allclose(metrics.energy(positive**4, masks), metrics.energy(positive, masks), rtol=0.2)
+    torch.testing.assert_close(metrics.equal_area_energy(positive**4, masks, shares), found)
+    own = metrics.equal_area_energy(maps, masks, None)[:, 0]
+    for n in range(len(maps)):
+        top = metrics.rank_pixels(maps)[n] < masks[n].sum()
+        assert own[n].item() == pytest.approx((top & masks[n]).sum().item() / masks[n].sum().item())
+
+
+def test_equal_values_at_the_edge_of_the_area_count_in_proportion(masks):
+    flat = metrics.equal_area_energy(torch.ones(masks.shape), masks)
+    torch.testing.assert_close(flat, metrics.mask_share(masks)[:, None].expand(-1, 3))
+    steps = torch.zeros(1, 1, 4)
+    steps[0, 0, 0] = 1
+    inside = torch.tensor([[[True, True, False, False]]])
+    assert metrics.equal_area_energy(steps, inside, [0.5])[0, 0].item() == pytest.approx((1 + 1 / 3) / 2)
+    assert metrics.equal_area_energy(steps, inside & False, [0.5]).isnan().all()

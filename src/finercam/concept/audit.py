@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finercam.core.maps import upsample
 from finercam.errors import FinerCAMError
+from finercam.metrics.ranks import mean_ranks
 
 __all__ = ["MEASURES", "Agreement", "agreement", "audit", "cosine", "energy_overlap", "rank_correlation", "shifts"]
 
@@ -153,10 +154,7 @@ def _share(maps: Tensor) -> Tensor:
 
 def _ranks(maps: Tensor) -> Tensor:
     """Ranks of the places, equal values sharing the mean of theirs, less their mean, as a vector of length 1."""
-    x = maps.flatten(-2).contiguous()
-    below = torch.searchsorted(ordered := x.sort(-1).values, x)
-    upto = torch.searchsorted(ordered, x, right=True)
-    ranks = (below + upto - 1).to(x.dtype) / 2
+    ranks = mean_ranks(maps.flatten(-2)).to(maps.dtype)
     return _unit(ranks - ranks.mean(-1, keepdim=True))
 
 

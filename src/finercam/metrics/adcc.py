@@ -36,8 +36,7 @@ class Adcc:
 
 
 def coherency(maps: Tensor, again: Tensor) -> Tensor:
-    """`(ρ + 1) / 2`, ρ Pearson's correlation of the map and the map of what it shows, `(N,)` in [0, 1],
-    higher is better.
+    """`(ρ + 1) / 2`, ρ Pearson's correlation of the map and the map of what it shows, `(N,)` in [0, 1], higher is better.
 
     NaN where either map is constant.
 
@@ -63,8 +62,8 @@ def adcc(
 ) -> Adcc:
     """Average drop, coherency and complexity in one: `.value` `(N,)` in [0, 1], higher is better.
 
-    `maps` in [0, 1] are those of `images`; `explain(images, target) -> maps (N, H, W)` is asked again about
-    `x·S + fill·(1 − S)`, `target` being class ids `(N,)`. Two model calls and one explanation an image.
+    `maps` in [0, 1] are those of `images`; `explain(images, target) -> maps (N, H, W)` also explains
+    `x·S + fill·(1 − S)`, with class ids `target (N,)`. Two model calls and one explanation an image.
 
     >>> scores = lambda x: torch.stack((x.mean((1, 2, 3)), -x.mean((1, 2, 3))), 1)
     >>> look = lambda x, target: x.mean(1)

@@ -1,8 +1,8 @@
-"""How sure a mean is: percentile bootstrap intervals, paired where two methods saw the same pictures."""
+"""How certain a mean is: percentile bootstrap intervals, paired where two methods measured the same pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finercam.errors import FinerCAMError
 
-__all__ = ["Interval", "bootstrap", "bootstrap_difference", "bootstrap_ratio"]
+__all__ = ["Interval", "bootstrap", "bootstrap_difference", "bootstrap_ratio", "bootstrap_statistic"]
 
 _CHUNK = 2**22  # resampled values held at a time
 
@@ -25,27 +25,25 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: Tensor, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """The mean of `values` `(N,)` with its percentile bootstrap interval; NaN values are left out and not
-    counted.
+    """The mean of `values` `(N,)` with its percentile bootstrap interval; NaN values are left out and not counted.
 
-    Source: Efron and Tibshirani, 1993, chapter 13. Seeded: same values, same interval.
+    Source: Efron and Tibshirani, 1993, chapter 13. The same values and seed give the same interval.
 
     >>> bootstrap(torch.tensor([1.0, 1.0, float("nan"), 1.0]))
     Interval(estimate=1.0, low=1.0, high=1.0, pictures=3)
     """
-    return _interval((values,), lambda means: means[0], resamples, level, seed)
+    return bootstrap_statistic([values], lambda means: means[0], resamples=resamples, level=level, seed=seed)
 
 
 def bootstrap_difference(
     a: Tensor, b: Tensor, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """`mean(a) − mean(b)`, paired: the same pictures `(N,)` are drawn for both; a pair with a NaN is left
-    out.
+    """`mean(a) − mean(b)`, paired: the same pictures `(N,)` are drawn for both; a pair with a NaN is left out.
 
     >>> bootstrap_difference(torch.tensor([2.0, 2.0, 2.0]), torch.tensor([1.0, 1.0, 1.0]))
     Interval(estimate=1.0, low=1.0, high=1.0, pictures=3)
     """
-    return _interval((a, b), lambda means: means[0] - means[1], resamples, level, seed)
+    return bootstrap_statistic([a, b], lambda means: means[0] - means[1], resamples=resamples, level=level, seed=seed)
 
 
 def bootstrap_ratio(a: Tensor, b: Tensor, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
@@ -54,12 +52,25 @@ def bootstrap_ratio(a: Tensor, b: Tensor, *, resamples: int = 2000, level: float
     >>> bootstrap_ratio(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 2.0]))
     Interval(estimate=2.0, low=2.0, high=2.0, pictures=2)
     """
-    return _interval((a, b), lambda means: means[0] / means[1], resamples, level, seed)
+    return bootstrap_statistic([a, b], lambda means: means[0] / means[1], resamples=resamples, level=level, seed=seed)
 
 
-def _interval(
-    columns: tuple[Tensor, ...], statistic: Callable[[Tensor], Tensor], resamples: int, level: float, seed: int
+def bootstrap_statistic(
+    columns: Sequence[Tensor],
+    statistic: Callable[[Tensor], Tensor],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
+    """Any function of the means of several paired columns `(N,)`: `statistic` maps means `(C, ...)` to `(...)`.
+
+    Raises `FinerCAMError` where columns differ in shape, or for a level or number of resamples out of range.
+
+    >>> half = bootstrap_statistic([torch.ones(3), torch.full((3,), 4.0)], lambda m: m[0] / m[1] * 2)
+    >>> half.estimate
+    0.5
+    """
     if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
         shapes = " and ".join(str(tuple(column.shape)) for column in columns)
         raise FinerCAMError(f"values have shape {shapes}, expected (N,), one value a picture, paired by place.")
@@ -77,6 +88,6 @@ def _interval(
     for start in range(0, resamples, at_once):
         picks = torch.randint(count, (min(at_once, resamples - start), count), generator=generator)
         drawn.append(statistic(torch.stack([column[picks].mean(1) for column in table])))
-    tail = (1 - level) / 2
-    low, high = torch.quantile(torch.cat(drawn), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(torch.cat(drawn), tail).tolist()
     return Interval(float(statistic(table.mean(1))), low, high, count)

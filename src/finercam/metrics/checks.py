@@ -1,4 +1,4 @@
-"""What every metric asks of its input, said once."""
+"""Checks of what every metric takes as input."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def as_classes(classes: int | Tensor | list[int], images: Tensor, *, what: str =
 
 
 def finite_maps(maps: Tensor) -> Tensor:
-    """Which maps are finite everywhere, bool `(N,)`; the others have no answer, and get NaN."""
+    """Which maps are finite everywhere, bool `(N,)`; metrics of the others are NaN."""
     return maps.isfinite().flatten(1).all(1)
 
 

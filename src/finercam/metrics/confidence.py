@@ -1,4 +1,4 @@
-"""How far confidence falls when the map's top pixels go (RD@k), or when only what the map shows is left."""
+"""How far confidence falls without the map's top pixels (RD@k), or when only what the map shows is left."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ __all__ = ["KeptConfidence", "RelativeDrop", "kept_confidence", "relative_drop"]
 
 @dataclass(frozen=True)
 class RelativeDrop:
-    """Log-probabilities of target `(N,)`, `(N, S)` and rivals `(N, R)`, `(N, R, S)`, whole and without the
-    top shares.
+    """Log-probabilities of target `(N,)`, `(N, S)` and rivals `(N, R)`, `(N, R, S)`, whole and without the top shares.
 
-    `*_masked` is after removal of the share `shares[s]` of the pixels. A rival given as −1 has NaN
-    throughout.
+    `*_masked` is after removal of the share `shares[s]` of the pixels. A rival given as −1 has NaN throughout.
     """
 
     shares: tuple[float, ...]
@@ -45,16 +43,15 @@ class RelativeDrop:
 
     @property
     def rd_relative(self) -> Tensor:
-        """RD divided by `p_c`, `(N, R, S)`: absolute RD mostly tells how confident the classifier is to begin
-        with.
+        """RD divided by `p_c`, `(N, R, S)`, since absolute RD mostly measures how confident the classifier is.
+
+        Trap: it explodes where `p_c` is near 0. Over pictures, quote the ratio of means, `bootstrap_ratio(rd, p_c)`.
         """
         return self.rd / self.target.exp()[:, None, None]
 
     @property
     def rd_log(self) -> Tensor:
-        """`log(p_c/p_d) − log(p*_c/p*_d)`, `(N, R, S)`: the fall of the logits' gap `y_c − y_d`, free of
-        saturation.
-        """
+        """`log(p_c/p_d) − log(p*_c/p*_d)`, `(N, R, S)`: the fall of the logits' gap `y_c − y_d`, free of saturation."""
         before = (self.target[:, None] - self.rivals)[..., None]
         return before - (self.target_masked[:, None] - self.rivals_masked)
 
@@ -72,9 +69,9 @@ def relative_drop(
 ) -> RelativeDrop:
     """Relative confidence drop RD@k of Finer-CAM (CVPR 2025, Eq. 10), for every share k and rival d at once.
 
-    Takes the top share k of pixels away and compares how much the target loses with how much rival d loses:
-    `RD@k = (p_c − p*_c) − (p_d − p*_d)`. Costs `len(shares) + 1` model calls an image, however many rivals.
-    Trap: RD is circular where d is the map's own reference; give several columns of rivals `(N, R)`: the map's own, a
+    Removes the top share k of pixels and compares how much target and rival d lose:
+    `RD@k = (p_c − p*_c) − (p_d − p*_d)`. Costs `len(shares) + 1` model calls an image, however many rivals. Trap: RD
+    is circular where d is the map's own reference; give several columns of rivals `(N, R)`: the map's own, a
     `held_out_rival` and the `strongest_rival`. Raises `FinerCAMError` where a rival is the target.
 
     >>> two = lambda x: torch.stack((x[:, 0].mean((1, 2)), x[:, 1].mean((1, 2))), 1)
@@ -122,12 +119,10 @@ def kept_confidence(
     fill: str | Fill = "zero",
     batch_size: int = 64,
 ) -> KeptConfidence:
-    """Average drop and increase in confidence of Grad-CAM++ (WACV 2018, section 5.1.1): two model calls an
-    image.
+    """Average drop and increase in confidence of Grad-CAM++ (WACV 2018, section 5.1.1): two model calls an image.
 
-    The map S in [0, 1] weighs the picture, `x·S + fill·(1 − S)`; with the fill "zero" this is the usual
-    `x∘S`. Trap: the map that is 1 everywhere has drop 0, so never report it alone. Raises `FinerCAMError` on
-    signed maps.
+    The map S in [0, 1] weighs the picture, `x·S + fill·(1 − S)`; with the fill "zero" this is the usual `x∘S`. Trap:
+    the map that is 1 everywhere has drop 0, so never report it alone. Raises `FinerCAMError` on signed maps.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> kept_confidence(brightness, torch.ones(1, 3, 2, 2), torch.ones(1, 2, 2), 0).drop.item()

@@ -1,4 +1,4 @@
-"""Where the pixels that tell c from d are known: does the map lie on them, or on what both classes share?"""
+"""Where the pixels that differ between c and d are known: does the map lie on them, or on what both classes share?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from finercam.metrics.localisation import (
     average_precision,
     average_precision_chance,
     energy,
+    equal_area_energy,
     mask_share,
     pointing,
     pointing_chance,
@@ -19,11 +20,10 @@ __all__ = ["contrastive", "contrastive_chance", "regions"]
 
 
 def regions(discriminative: Tensor, objects: Tensor) -> dict[str, Tensor]:
-    """Split the picture in three, each `(N, H, W)` bool: discriminative, shared (object) and background
-    pixels.
+    """Split the picture in three, each `(N, H, W)` bool: discriminative, shared (object) and background pixels.
 
-    `discriminative` are the pixels that differ between c and d. They may lie off the object: a crest that c lacks
-    and d wears is evidence where there is only sky; those pixels are discriminative, not background.
+    `discriminative` are the pixels that differ between c and d. They may lie off the object, where c lacks the crest
+    that d has: those pixels are discriminative, not background.
 
     >>> parts = regions(torch.tensor([[[True, False, False]]]), torch.tensor([[[False, True, False]]]))
     >>> [parts[name].flatten().int().tolist() for name in parts]
@@ -37,15 +37,17 @@ def regions(discriminative: Tensor, objects: Tensor) -> dict[str, Tensor]:
 def contrastive(
     maps: Tensor, discriminative: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
 ) -> dict[str, Tensor]:
-    """What a contrastive map should do on known discriminative pixels; every value `(N,)` in [0, 1].
+    """How a map lies on known discriminative pixels; every value `(N,)` in [0, 1].
 
-    - `discriminative_energy` (higher is better): share of the positive mass on the discriminative pixels;
+    - `discriminative_ap` (higher is better): average precision as their detector;
     - `discriminative_pointing` (higher): the map's maximum on them, within `tolerance` pixels;
-    - `discriminative_ap` (higher): average precision as their detector;
+    - `discriminative_energy@5%` (higher): the share of the map's top 5 % of pixels on them;
+    - `discriminative_energy` (higher): share of the positive mass on them;
     - with `objects`: `shared_energy` and `background_energy` (lower); the three energies add up to 1.
 
-    All are NaN where nothing tells c from d. Their chance levels: `contrastive_chance`. See `energy`,
-    `pointing`, `average_precision` for formulas.
+    The first three depend on the order of pixels alone; energies rise when a map is sharpened. All are NaN where no
+    pixel differs. Chance levels: `contrastive_chance`. Formulas: `average_precision`, `pointing`, `equal_area_energy`,
+    `energy`.
 
     >>> maps = torch.tensor([[[2.0, 1.0, 1.0]]])
     >>> answer = contrastive(maps, maps == 2.0, maps > 5)
@@ -53,9 +55,10 @@ def contrastive(
     (0.5, 0.5)
     """
     values = {
-        "discriminative_energy": energy(maps, discriminative),
-        "discriminative_pointing": pointing(maps, discriminative, tolerance=tolerance),
         "discriminative_ap": average_precision(maps, discriminative),
+        "discriminative_pointing": pointing(maps, discriminative, tolerance=tolerance),
+        "discriminative_energy@5%": equal_area_energy(maps, discriminative, [0.05])[:, 0],
+        "discriminative_energy": energy(maps, discriminative),
     }
     if objects is not None:
         parts = regions(as_masks(discriminative, maps), as_masks(objects, maps))
@@ -70,17 +73,17 @@ def contrastive(
 def contrastive_chance(
     discriminative: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
 ) -> dict[str, Tensor]:
-    """What a map that knows nothing gets, under the names of `contrastive`, `(N,)` each: area shares, and
-    AP's chance.
+    """The chance levels of `contrastive` under its names, `(N,)` each: area shares, and AP of a random order.
 
     >>> contrastive_chance(torch.tensor([[[True, False, False, False]]]))["discriminative_energy"].item()
     0.25
     """
     nothing = ~discriminative.flatten(1).bool().any(1)
     levels = {
-        "discriminative_energy": void_where(nothing, mask_share(discriminative)),
-        "discriminative_pointing": pointing_chance(discriminative, tolerance=tolerance),
         "discriminative_ap": average_precision_chance(discriminative),
+        "discriminative_pointing": pointing_chance(discriminative, tolerance=tolerance),
+        "discriminative_energy@5%": void_where(nothing, mask_share(discriminative)),
+        "discriminative_energy": void_where(nothing, mask_share(discriminative)),
     }
     if objects is not None:
         parts = regions(discriminative, objects)

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the question. A method that does not beat them says nothing."""
+"""Maps made without looking at the question: the level that a method has to beat."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def uniform_map(count: int, size: tuple[int, int]) -> Tensor:
 
 
 def gaussian_map(count: int, size: tuple[int, int], *, sigma: float = 0.25) -> Tensor:
-    """A Gaussian on the picture's centre, `(N, H, W)`, peak 1; `sigma` is its deviation as a share of each
-    side.
+    """A Gaussian on the picture's centre, `(N, H, W)`, peak 1; `sigma` is its deviation as a share of each side.
 
-    Photographers centre their subject: this is what localisation gets for free.
+    Photographers centre their subject, so this map localises it without looking.
 
     >>> gaussian_map(1, (3, 3))[0, 1, 1].item()
     1.0
@@ -40,7 +39,7 @@ def gaussian_map(count: int, size: tuple[int, int], *, sigma: float = 0.25) -> T
 def random_map(count: int, size: tuple[int, int], *, seed: int | Sequence[int] = 0) -> Tensor:
     """Uniform noise in [0, 1), `(N, H, W)`; picture i has the seed `seed + i`, or its own from a list.
 
-    Seeds by picture let a large set be cut into batches as one likes.
+    With a seed a picture the result does not depend on how a set is cut into batches.
 
     >>> torch.equal(random_map(2, (4, 4), seed=5)[1], random_map(1, (4, 4), seed=6)[0])
     True
@@ -49,8 +48,7 @@ def random_map(count: int, size: tuple[int, int], *, seed: int | Sequence[int] =
 
 
 def shuffled_map(maps: Tensor, *, seed: int | Sequence[int] = 0) -> Tensor:
-    """Each map `(N, H, W)` with its pixels in random order: its values kept, its places lost. Seeds as in
-    `random_map`.
+    """Each map `(N, H, W)` with its pixels in random order. Seeds as in `random_map`.
 
     >>> shuffled_map(torch.arange(4.0).reshape(1, 2, 2)).sum().item()
     6.0

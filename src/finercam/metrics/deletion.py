@@ -1,4 +1,4 @@
-"""Deletion and insertion: how the classes' scores move while the map's pixels go, or come."""
+"""Deletion and insertion: how the classes' scores change while the map's pixels are removed, or revealed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ __all__ = ["Curves", "area", "deletion", "insertion", "stack_classes"]
 
 @dataclass(frozen=True)
 class Curves:
-    """Scores of the target `(N, S)` and its rivals `(N, R, S)` at the shares `(S,)` of pixels masked (or
-    revealed).
-    """
+    """Scores of the target `(N, S)` and its rivals `(N, R, S)` at the shares `(S,)` of pixels masked (or revealed)."""
 
     shares: Tensor
     target: Tensor
@@ -39,9 +37,7 @@ class Curves:
 
     @property
     def contrast_auc(self) -> Tensor:
-        """Area under target minus rival, `(N, R)`: the question "why this and not that" along the whole
-        curve.
-        """
+        """Area under target minus rival, `(N, R)`: the question "why this and not that" along the whole curve."""
         return area(self.shares, self.target[:, None] - self.rivals)
 
 
@@ -57,9 +53,7 @@ def area(shares: Tensor, values: Tensor) -> Tensor:
 def stack_classes(
     images: Tensor, target: int | Tensor | list[int], rivals: Tensor | list[int] | int | None
 ) -> Tensor:
-    """Target first, then its rivals: `(N, 1 + R)`. A rival of −1 is none; the target may not be its own
-    rival.
-    """
+    """Target first, then its rivals: `(N, 1 + R)`. A rival of −1 is none; the target may not be its own rival."""
     first = as_classes(target, images)
     if first.ndim != 1:
         raise FinerCAMError(f"target has shape {tuple(first.shape)}, expected one class id, or one for each image.")
@@ -67,8 +61,9 @@ def stack_classes(
         return first[:, None]
     others = as_classes(rivals, images, what="rivals")
     others = others[:, None] if others.ndim == 1 else others
-    if bool((others == first[:, None]).any()):
-        row = int((others == first[:, None]).any(1).nonzero()[0])
+    own = (others == first[:, None]).any(1)
+    if bool(own.any()):
+        row = int(own.nonzero()[0])
         raise FinerCAMError(
             f"image {row}: class {int(first[row])} is the target and its own rival: pass −1 for none."
         )
@@ -89,17 +84,17 @@ def deletion(
 ) -> Curves:
     """Remove the most relevant pixels first, in `steps` equal strides; `.auc` in [0, 1], lower is better.
 
-    `AUC = ∫₀¹ p_c(x without its top share s) ds` by trapezoids over `steps + 1` points, one model call each.
-    Rivals' curves come from the same calls. Source: Petsiuk et al., RISE, BMVC 2018. Trap: the filled picture
-    is unlike any the model has seen, the more so the more is gone; hence the fill is named in the result, and
-    ROAD exists.
+    `AUC = ∫₀¹ p_c(x without its top share s) ds` by trapezoids over `steps + 1` points, one model call each. Rivals'
+    curves come from the same calls. Source: Petsiuk et al., RISE, BMVC 2018. Trap: the filled picture is unlike any
+    the model was trained on, the more so the more is removed; so the result names the fill, and ROAD exists.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> curves = deletion(brightness, torch.ones(1, 3, 4, 4), torch.rand(1, 4, 4), 0, steps=4, score="logit")
     >>> curves.target.tolist(), curves.auc.item(), curves.fill
     ([[1.0, 0.75, 0.5, 0.25, 0.0]], 0.5, 'zero')
     """
-    return _curves(scores, images, maps, target, rivals, steps, fill, score, batch_size, reveal=False)
+    classes = stack_classes(images, target, rivals)
+    return _curves(scores, images, maps, classes, steps, as_fill(fill), score, batch_size)
 
 
 def insertion(
@@ -116,37 +111,34 @@ def insertion(
 ) -> Curves:
     """Reveal the most relevant pixels first on the filled picture; `.auc` in [0, 1], higher is better.
 
-    As `deletion`, the other way round; RISE starts from the blurred picture, since hard edges on an even
-    ground are evidence of their own.
+    The reverse of `deletion`. RISE starts from the blurred picture, since hard edges on an even ground are evidence
+    themselves.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> image, relevance = torch.ones(1, 3, 2, 2), torch.rand(1, 2, 2)
     >>> insertion(brightness, image, relevance, 0, steps=2, fill="zero", score="logit").target.tolist()
     [[0.0, 0.5, 1.0]]
     """
-    return _curves(scores, images, maps, target, rivals, steps, fill, score, batch_size, reveal=True)
+    classes = stack_classes(images, target, rivals)
+    return _curves(scores, images, maps, classes, steps, as_fill(fill), score, batch_size, reveal=True)
 
 
 def _curves(
     scores: Scores,
     images: Tensor,
     maps: Tensor,
-    target: int | Tensor | list[int],
-    rivals: Tensor | list[int] | int | None,
+    classes: Tensor,
     steps: int,
-    fill: str | Fill,
+    fill: Fill,
     score: str,
     batch_size: int,
-    *,
-    reveal: bool,
+    reveal: bool = False,
 ) -> Curves:
     if steps < 1:
         raise FinerCAMError(f"steps is {steps}, expected at least 1.")
-    chosen, classes = as_fill(fill), stack_classes(images, target, rivals)
     pixels = images.shape[-2] * images.shape[-1]
     counts = torch.linspace(0, pixels, min(steps, pixels) + 1, dtype=torch.float64).round().int()
     values = masked_scores(
-        scores, images, maps, classes, counts, fill=chosen, reveal=reveal, score=score, batch_size=batch_size
+        scores, images, maps, classes, counts, fill=fill, reveal=reveal, score=score, batch_size=batch_size
     )
-    shares = counts.to(values) / pixels
-    return Curves(shares, values[:, 0], values[:, 1:], chosen.name, score)
+    return Curves(counts.to(values) / pixels, values[:, 0], values[:, 1:], fill.name, score)

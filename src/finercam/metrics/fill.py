@@ -1,4 +1,4 @@
-"""What stands where pixels were taken away. The choice changes every masking metric, so each fill has a name."""
+"""What replaces removed pixels. The choice changes every masking metric, so each fill has a name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ Painter = Callable[[Tensor], Tensor]  # removed (n, S, H, W) bool -> pictures (n
 
 @dataclass(frozen=True)
 class Fill:
-    """A named fill. `background` gives, for images `(N, C, H, W)`, what broadcasts to them and stands in for
-    them.
+    """A named fill: `background(images (N, C, H, W))` broadcasts to the images and replaces their removed pixels.
 
-    `background` is None where the fill depends on what was removed (ROAD); then `imputer(images, known)`
-    fills.
+    `background` is None where the fill depends on what was removed (ROAD); then `imputer(images, known)` fills.
     """
 
     name: str
@@ -39,9 +37,7 @@ class Fill:
         return self.background(images)
 
     def prepare(self, images: Tensor) -> Painter:
-        """Do once per batch what does not depend on the mask; the painter then does one `where` per masked
-        batch.
-        """
+        """Do what does not depend on the mask once a batch; the painter then does one `where` a masked batch."""
         if self.imputer is None:
             background = self.backdrop(images)[:, None]
             return lambda removed: torch.where(removed[:, :, None], background, images[:, None])
@@ -56,8 +52,7 @@ class Fill:
 
 
 def black(mean: float | Sequence[float], std: float | Sequence[float]) -> Fill:
-    """True black, `(0 − mean) / std` per channel, for images normalised as `(x − mean) / std` with x in [0,
-    1].
+    """True black, `(0 − mean) / std` per channel, for images normalised as `(x − mean) / std` with x in [0, 1].
 
     >>> black(0.5, 0.25).backdrop(torch.ones(1, 3, 2, 2)).unique()
     tensor([-2.])
@@ -100,7 +95,7 @@ def blur(sigma: float = 0.05) -> Fill:
 
 
 def road_fill(noise: float = 0.01, seed: int = 0) -> Fill:
-    """ROAD's noisy linear imputation, see `impute`: removed pixels are guessed from those that stay.
+    """ROAD's noisy linear imputation, see `impute`: removed pixels are estimated from those that stay.
 
     >>> road_fill().name
     'road(0.01)'

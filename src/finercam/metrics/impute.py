@@ -1,11 +1,9 @@
-"""ROAD's noisy linear imputation: every unknown pixel is the weighted mean of its eight neighbours, plus
-noise.
+"""ROAD's noisy linear imputation: every unknown pixel is the weighted mean of its eight neighbours, plus noise.
 
-The linear system is a graph Laplacian on the unknown pixels with the known ones as boundary values. It is
-solved for a whole batch at once, on its device, by conjugate gradients under a multigrid V-cycle: bilinear
-transfer, coarse operators by Galerkin's product (so that scattered and ragged masks stay exact), Jacobi
-smoothing, which for this stencil needs no damping to speak of: the eigenvalues of D⁻¹A lie in [0, 4/3] and
-the upper half is cut threefold.
+The linear system is a graph Laplacian on the unknown pixels with the known ones as boundary values. It is solved for a
+whole batch at once, on its device, by conjugate gradients under a multigrid V-cycle: bilinear transfer, coarse
+operators by Galerkin's product (so that scattered and ragged masks stay exact), Jacobi smoothing with little damping,
+since the eigenvalues of D⁻¹A lie in [0, 4/3] for this stencil.
 """
 
 from __future__ import annotations
@@ -46,15 +44,14 @@ class _Level:
 def impute(images: Tensor, known: Tensor, *, noise: float = 0.01, seed: int = 0, tolerance: float = 1e-4) -> Tensor:
     """Fill the unknown pixels of `images` `(N, C, H, W)` where `known` `(N, H, W)` is False.
 
-    An unknown pixel equals the mean of its neighbours, weighted 1/6 (edge) and 1/12 (corner), renormalised at
-    the picture's rim; then Gaussian noise of standard deviation `noise` (in the images' units) is added. The
-    noise is one seeded field shared by all pictures, so that an answer depends neither on the batch nor on
-    the order in it, and comparisons between methods are paired. A picture with no known pixel gets its mean
-    colour.
+    An unknown pixel equals the mean of its neighbours, weighted 1/6 (edge) and 1/12 (corner), renormalised at the
+    picture's rim; then Gaussian noise of standard deviation `noise` (in the images' units) is added. The noise is one
+    seeded field shared by all pictures, so that the result depends neither on the batch nor on the order in it, and
+    comparisons between methods are paired. A picture with no known pixel gets its mean colour.
 
-    Iterates until the estimated largest error is below `tolerance` times the picture's range of values, per
-    picture and channel. Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution
-    Methods", ICML 2022 (ROAD). Raises `FinerCAMError` when the shapes differ.
+    Iterates until the estimated largest error is below `tolerance` times the range of values of the picture's channel.
+    Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods", ICML 2022 (ROAD).
+    Raises `FinerCAMError` when the shapes differ.
 
     >>> ramp = torch.arange(9.0).expand(1, 1, 9, 9)
     >>> known = torch.ones(1, 9, 9, dtype=torch.bool)
@@ -80,8 +77,8 @@ def impute(images: Tensor, known: Tensor, *, noise: float = 0.01, seed: int = 0,
 
 
 def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
-    """Preconditioned conjugate gradients; every picture and channel is a system of its own."""
-    # Where nothing at all is known there is no system to solve, and the mean colour stands.
+    """Preconditioned conjugate gradients; every picture and channel is a separate system."""
+    # Where no pixel is known there is no system to solve, and the mean colour stays.
     mask = (unknown & ~unknown.all(-1, keepdim=True).all(-2, keepdim=True)).to(images.dtype)
     levels = _grids(mask)
     floor = torch.finfo(images.dtype).tiny
@@ -93,7 +90,7 @@ def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
     direction = torch.zeros_like(x)
     previous = torch.ones_like(goal)
     for _ in range(_MAX_ITERATIONS):
-        # The V-cycle nearly inverts the operator: what it makes of the residual estimates the error itself.
+        # The V-cycle nearly inverts the operator, so its result for the residual estimates the error.
         estimate = _cycle(levels, residual)
         far = estimate.abs().amax((2, 3), keepdim=True) > goal
         if not bool(far.any()):
@@ -167,9 +164,7 @@ def _inverted(level: _Level) -> _Level:
 
 
 def _coarser(fine: _Level) -> _Level:
-    """Galerkin's product, read off by probing: pixels three apart do not touch, so nine patterns tell the
-    stencil.
-    """
+    """Galerkin's product, found by probing: pixels three apart do not touch, so nine patterns give the stencil."""
     height, width = ((side + 1) // 2 for side in fine.size)
     like = fine.weight
     row = torch.arange(height, device=like.device)
@@ -211,18 +206,17 @@ def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
 
 
 def _prolong(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, coarse pixels on the even fine ones; past the last one its value goes on."""
+    """Bilinear, coarse pixels on the even fine ones; the last one's value is repeated beyond it."""
     for dim, side in ((-2, size[0]), (-1, size[1])):
         coarse = x.shape[dim]
-        even, odd = slice(0, None, 2), slice(1, None, 2)
         shape = list(x.shape)
         shape[dim] = 2 * coarse
         fine = x.new_empty(shape)
-        here, between = (fine[..., s, :] if dim == -2 else fine[..., s] for s in (even, odd))
+        here, between = fine.unflatten(dim, (coarse, 2)).unbind(dim)
         here.copy_(x)
-        torch.add(x.narrow(dim, 0, coarse - 1), x.narrow(dim, 1, coarse - 1), out=between.narrow(dim, 0, coarse - 1))
-        between.narrow(dim, 0, coarse - 1).mul_(0.5)
-        between.narrow(dim, coarse - 1, 1).copy_(x.narrow(dim, coarse - 1, 1))
+        last = coarse - 1
+        torch.add(x.narrow(dim, 0, last), x.narrow(dim, 1, last), out=between.narrow(dim, 0, last)).mul_(0.5)
+        between.narrow(dim, last, 1).copy_(x.narrow(dim, last, 1))
         x = fine.narrow(dim, 0, side)
     return x
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finercam.errors import FinerCAMError
 from finercam.metrics.checks import as_maps, as_masks, finite_maps, void_where
+from finercam.metrics.perturb import pixel_counts
 
 __all__ = [
     "average_precision",
@@ -17,6 +18,7 @@ __all__ = [
     "box_masks",
     "box_share",
     "energy",
+    "equal_area_energy",
     "mask_iou",
     "mask_share",
     "pointing",
@@ -41,9 +43,7 @@ def box_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def mask_share(masks: Tensor) -> Tensor:
-    """The mask's share of the picture, `(N,)` in [0, 1]: the chance level of `energy`, `pointing` and
-    `mask_iou`.
-    """
+    """The mask's share of the picture, `(N,)` in [0, 1]: the chance level of `energy`, `pointing` and `mask_iou`."""
     return masks.flatten(1).bool().float().mean(1)
 
 
@@ -57,11 +57,11 @@ def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def energy(maps: Tensor, masks: Tensor) -> Tensor:
-    """Energy-based pointing game: the share of the map's positive mass inside the mask, `(N,)` in [0, 1],
-    higher better.
+    """Energy-based pointing game: the share of the map's positive mass inside the mask, `(N,)` in [0, 1], higher is better.
 
-    `Σ_{i∈M} S_i⁺ / Σ_i S_i⁺`. Chance: `mask_share`, which the uniform map reaches exactly and shuffled maps
-    on average. NaN for an empty mask and for a map with no positive mass. Source: Score-CAM, CVPR-W 2020.
+    `Σ_{i∈M} S_i⁺ / Σ_i S_i⁺`. Chance: `mask_share`, which the uniform map reaches exactly and shuffled maps on average.
+    NaN for an empty mask and for a map with no positive mass. Trap: sharpening a map raises it though the order of its
+    pixels stays; compare with the plain map of the same layers, or by `equal_area_energy`. Source: Score-CAM, CVPR-W 2020.
 
     >>> energy(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]])).item()
     0.75
@@ -74,14 +74,38 @@ def energy(maps: Tensor, masks: Tensor) -> Tensor:
     return void_where(~inside.any(1) | ~finite_maps(maps), share)
 
 
-def pointing(maps: Tensor, masks: Tensor, *, tolerance: int = 0) -> Tensor:
-    """Pointing game: is the map's maximum within `tolerance` pixels of the mask? `(N,)` in [0, 1], higher is
-    better.
+def equal_area_energy(maps: Tensor, masks: Tensor, shares: Sequence[float] | None = (0.05, 0.1, 0.2)) -> Tensor:
+    """The share of the map's top pixels that lie inside the mask, at equal areas, `(N, S)` in [0, 1], higher is better.
 
-    Where several pixels share the maximum, the answer is the share of them that hit, so that a uniform map
-    gets the chance level, `pointing_chance`. NaN for an empty mask. Source: Zhang et al., Excitation
-    Backprop, IJCV 2018, who allow 15 pixels; say which tolerance you use, for at 15 a small part is a large
-    target.
+    The energy of the map after its top share a of pixels is set to 1 and the rest to 0. It depends on the order of
+    pixels alone, so sharpening cannot raise it, and signed maps can be compared. With `shares=None` the area is the
+    mask's own, `(N, 1)`. Equal values at the edge count in proportion, so the uniform map gets the chance level,
+    `mask_share`. NaN for an empty mask.
+
+    >>> equal_area_energy(torch.tensor([[[3.0, 1.0, 2.0, 0.0]]]), torch.tensor([[[True, True, False, False]]]), [0.5])
+    tensor([[0.5000]])
+    """
+    flat = as_maps(maps).flatten(1)
+    inside = as_masks(masks, maps).flatten(1)
+    pixels = flat.shape[1]
+    if shares is None:
+        counts = inside.sum(1, keepdim=True).clamp_min(1)
+    else:
+        counts = pixel_counts(shares, pixels).clamp_min(1).to(flat.device).expand(len(flat), -1).long()
+    edge = flat.sort(1, descending=True).values.gather(1, counts - 1)[:, :, None]
+    above, level = flat[:, None] > edge, flat[:, None] == edge
+    hits = inside[:, None]
+    left = counts - above.sum(2)
+    found = ((above & hits).sum(2) + left * (level & hits).sum(2) / level.sum(2)) / counts
+    return void_where(~inside.any(1) | ~finite_maps(maps), found)
+
+
+def pointing(maps: Tensor, masks: Tensor, *, tolerance: int = 0) -> Tensor:
+    """Pointing game: is the map's maximum within `tolerance` pixels of the mask? `(N,)` in [0, 1], higher is better.
+
+    Where several pixels share the maximum, the value is the share of them that hit, so that a uniform map gets the
+    chance level, `pointing_chance`. NaN for an empty mask. Source: Zhang et al., Excitation Backprop, IJCV 2018, who
+    allow 15 pixels; say which tolerance you use, for at 15 a small part is a large target.
 
     >>> pointing(torch.tensor([[[3.0, 1.0, 1.0]]]), torch.tensor([[[False, True, False]]]), tolerance=1).item()
     1.0
@@ -103,11 +127,10 @@ def pointing_chance(masks: Tensor, *, tolerance: int = 0) -> Tensor:
 
 
 def mask_iou(maps: Tensor, masks: Tensor, thresholds: Sequence[float] = (0.25, 0.5, 0.75)) -> Tensor:
-    """Intersection over union of the mask and the map's pixels at or above each share of its peak, `(N, T)`
-    in [0, 1].
+    """Intersection over union of the mask and the map's pixels at or above each share of its peak, `(N, T)` in [0, 1].
 
-    Thresholds in (0, 1], of the positive peak; a map without positive values marks nothing and has IoU 0. The
-    uniform map gets `mask_share`. NaN for an empty mask.
+    Thresholds in (0, 1], of the positive peak; a map without positive values marks nothing and has IoU 0. The uniform
+    map gets `mask_share`. NaN for an empty mask.
 
     >>> mask_iou(torch.tensor([[[4.0, 2.0, 0.0]]]), torch.tensor([[[True, False, False]]]), [0.5, 1.0]).tolist()
     [[0.5, 1.0]]
@@ -164,9 +187,7 @@ def average_precision_chance(masks: Tensor) -> Tensor:
 
 
 def _grow(masks: Tensor, radius: int) -> Tensor:
-    """All pixels at most `radius` (Euclidean) from the mask: a union of rows, each as wide as the disc is
-    there.
-    """
+    """All pixels at most `radius` (Euclidean) from the mask: a union of rows, each as wide as the disc is there."""
     if radius < 0:
         raise FinerCAMError(f"tolerance is {radius}, expected pixels, 0 or more.")
     if radius == 0:

@@ -1,6 +1,4 @@
-"""Take pixels away in the order a map ranks them, and see what the model says. Every masking metric stands on
-this.
-"""
+"""Remove pixels in the order in which a map ranks them, and read the model's scores: the base of every masking metric."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ _READINGS = ("probability", "log_probability", "logit")
 def rank_pixels(maps: Tensor, *, seed: int | None = None) -> Tensor:
     """Rank of every pixel, `(N, H, W)` int32: 0 is the most relevant.
 
-    Give the *signed* map, before the ReLU: a rectified one is largely zeros, whose order says nothing. Ties
-    keep raster order (stable); with `seed` they fall in a random order, one for all pictures, which a control
-    such as the uniform map needs, or it would be taken away from the top down.
+    Give the *signed* map, before the ReLU: a rectified one is largely zeros, whose order is arbitrary. Ties keep raster
+    order (stable); with `seed` they get a random order, the same for all pictures. A control such as the uniform map
+    needs that, or its pixels would be removed from the top down.
 
     >>> rank_pixels(torch.tensor([[[0.1, 0.9], [0.1, 0.5]]])).tolist()
     [[[2, 0], [3, 1]]]
@@ -66,8 +64,7 @@ def class_scores(scores: Scores, images: Tensor) -> Tensor:
 
 
 def read_scores(logits: Tensor, classes: Tensor, score: str = "probability") -> Tensor:
-    """Scores `(N, M)` of `classes` `(N, M)`: "probability" (softmax), "log_probability" or "logit"; NaN for
-    id −1.
+    """Scores `(N, M)` of `classes` `(N, M)`: "probability" (softmax), "log_probability" or "logit"; NaN for id −1.
 
     >>> read_scores(torch.zeros(1, 4), torch.tensor([[2, -1]])).tolist()
     [[0.25, nan]]
@@ -113,9 +110,9 @@ def masked_scores(
 ) -> Tensor:
     """Scores `(N, M, S)` of `classes` `(N, M)` after the `counts` `(S,)` most relevant pixels are filled.
 
-    With `reveal` those pixels stay and the *others* are filled. Runs the model `N·S` times in batches of
-    `batch_size` masked pictures; pixels are ranked once, so a masked batch costs one comparison and one
-    `where`. A map with a NaN or an infinity gives NaN.
+    With `reveal` those pixels stay and the *others* are filled. Runs the model `N·S` times in batches of `batch_size`
+    masked pictures; pixels are ranked once, so a masked batch costs one comparison and one `where`. A map with a NaN
+    or an infinity gives NaN.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> image, relevance = torch.ones(1, 3, 2, 2), torch.rand(1, 2, 2)

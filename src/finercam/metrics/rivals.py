@@ -1,4 +1,4 @@
-"""Which class d a confidence drop is held against: RD flatters a map that was made against the same d."""
+"""Which class d a confidence drop is compared with: RD flatters a map that was made against the same d."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ROAD: remove and debias. Masking without leaving the shape of the mask in the picture."""
+"""ROAD (remove and debias): masking that does not leave the shape of the mask in the picture."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ def road(
 ) -> Road:
     """Remove the most (MoRF) and the least (LeRF) relevant shares of pixels by noisy linear imputation.
 
-    A good map makes the target's score fall fast under MoRF and hardly under LeRF. `2·len(shares)` model
-    calls an image. Source: Rong et al., ICML 2022; combined as in pytorch-grad-cam. See `impute` for the fill
-    and its noise.
+    A good map makes the target's score fall fast under MoRF and hardly under LeRF. `2·len(shares)` model calls an
+    image. Source: Rong et al., ICML 2022; combined as in pytorch-grad-cam. See `impute` for the fill and its noise.
 
     >>> import torch
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)

@@ -10,18 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from finercam.errors import FinerCAMError, suggest
-from finercam.metrics.checks import as_classes, as_maps, finite_maps, void_where
+from finercam.metrics.checks import as_classes, as_maps
+from finercam.metrics.ranks import spearman
 
-__all__ = ["Cascade", "random_logit", "randomise_parameters", "spearman"]
+__all__ = ["Cascade", "random_logit", "randomise_parameters"]
 
 Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, target (N,)) -> maps (N, H, W)
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Layers from the top down, and the rank correlation `(N, L)` with the trained model's map once all down
-    to it are random.
-    """
+    """Layers from the top down, and after randomising each the rank correlation `(N, L)` with the trained model's map."""
 
     layers: tuple[str, ...]
     correlation: Tensor
@@ -37,25 +36,6 @@ class Cascade:
         return self.correlation.mean(1)
 
 
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rank correlation of maps, `(N,)` in [−1, 1]; equal values share their mean rank.
-
-    NaN where either map is constant.
-
-    >>> round(spearman(torch.tensor([[[1.0, 2.0, 9.0]]]), torch.tensor([[[0.1, 0.3, 0.2]]])).item(), 6)
-    0.5
-    """
-    x, y = (_mean_ranks(as_maps(maps).flatten(1)) for maps in (a, b.to(a.device)))
-    if x.shape != y.shape:
-        raise FinerCAMError(
-            f"maps of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared: expected equal."
-        )
-    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    spread = x.norm(dim=1) * y.norm(dim=1)
-    rho = ((x * y).sum(1) / spread).clamp(-1, 1)
-    return void_where((spread == 0) | ~finite_maps(a) | ~finite_maps(b).to(a.device), rho)
-
-
 def randomise_parameters(
     model: nn.Module,
     explain: Explain,
@@ -68,12 +48,11 @@ def randomise_parameters(
 ) -> Cascade:
     """Randomise the model's layers one after the other from the top down; does the map change with them?
 
-    Compares `explain(model, images, target)` before and after each step by `spearman` (of |S| with
-    `absolute`). Layers are the modules that own parameters, in reverse order of definition, or `layers` in
-    the order given. A layer is re-initialised by its own `reset_parameters`, or, having none, drawn from a
-    Gaussian of each parameter's mean and deviation. The model's weights and buffers are put back, also after
-    an error; torch's own random state is untouched. One explanation a layer. Source: Adebayo et al., "Sanity
-    checks for saliency maps", NeurIPS 2018.
+    Compares `explain(model, images, target)` before and after each step by `spearman` (of |S| with `absolute`). Layers
+    are the modules that own parameters, in reverse order of definition, or `layers` in the order given. A layer is
+    re-initialised by its own `reset_parameters`, or else drawn from a Gaussian of each parameter's mean and deviation.
+    The model's weights and buffers are restored, also after an error; torch's own random state is untouched. One
+    explanation a layer. Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1))
     >>> look = lambda m, x, c: m(x)[range(len(x)), c].detach()
@@ -113,9 +92,9 @@ def random_logit(
 ) -> Tensor:
     """Rank correlation of the target's map and another class's, `(N,)` in [−1, 1]; lower is better.
 
-    The other class is drawn, seeded, from the `classes` there are, or given as `others` `(N,)`. A map that
-    looks the same whichever class is asked about cannot say why this one. Source: Sixt et al., "When
-    explanations lie", ICML 2020, with Spearman's ρ in the place of SSIM, as in the cascade.
+    The other class is drawn at random from `classes` classes, or given as `others` `(N,)`. A map that looks the same
+    for every class cannot explain why this one. Source: Sixt et al., "When explanations lie", ICML 2020, with
+    Spearman's ρ in the place of SSIM, as in the cascade.
 
     >>> look = lambda m, x, c: m(x)[range(len(x)), c].detach()
     >>> model = nn.Conv2d(3, 5, 1)
@@ -134,24 +113,9 @@ def random_logit(
     return spearman(first, prepare(as_maps(explain(model, images, as_classes(others, images, what="others")))))
 
 
-def _mean_ranks(flat: Tensor) -> Tensor:
-    """Ranks `(N, P)`, equal values sharing the mean of theirs: exact in double precision, or in the map's
-    own.
-    """
-    values, order = flat.sort(1)
-    pixels = flat.shape[1]
-    place = torch.arange(pixels, device=flat.device).expand_as(order)
-    edge = values[:, 1:] != values[:, :-1]
-    rim = torch.ones_like(edge[:, :1])
-    first = torch.where(torch.cat((rim, edge), 1), place, 0).cummax(1).values
-    last = torch.where(torch.cat((edge, rim), 1), place, pixels).flip(1).cummin(1).values.flip(1)
-    exact = torch.float32 if flat.device.type == "mps" else torch.float64
-    return torch.empty(flat.shape, dtype=exact, device=flat.device).scatter_(1, order, (first + last).to(exact) / 2)
-
-
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Put parameters and buffers back as they were, in place, whatever happens."""
+    """Restore parameters and buffers in place, also after an error."""
     tensors = [*model.parameters(), *model.buffers()]
     kept = [tensor.detach().clone() for tensor in tensors]
     try:

@@ -1,4 +1,4 @@
-"""How concentrated a map is. Never alone: a finer map is sparser whether or not it is right."""
+"""How concentrated a map is. Never quote it alone: a finer map is sparser whether or not it is right."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["complexity", "mean_intensity", "sparseness"]
 def sparseness(maps: Tensor) -> Tensor:
     """Gini index of |S|, `(N,)` in [0, 1 − 1/P]: 0 for the uniform map, near 1 when all mass is on one pixel.
 
-    `Σ_i (2i − P − 1) |S|_(i) / (P Σ|S|)` with |S| sorted upwards. NaN for a map of zeros. Source: Chalasani
-    et al., ICML 2020.
+    `Σ_i (2i − P − 1) |S|_(i) / (P Σ|S|)` with |S| sorted upwards. NaN for a map of zeros. Source: Chalasani et al.,
+    ICML 2020.
 
     >>> sparseness(torch.tensor([[[0.0, 0.0, 0.0, 1.0]]])).item()
     0.75
