@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from finercam.core.contrast import Contrast
-from finercam.core.evidence import Evidence, NotKept, joined_evidence
+from finercam.core.evidence import Evidence, Keep, NotKept, joined_evidence
 from finercam.core.maps import peak, positive, signed_map, upsample
 from finercam.core.references import NONE, References, pad_and_concat
 from finercam.core.views import View
 from finercam.errors import FinerCAMError
-from finercam.methods import Method, is_linear
-from finercam.methods import get as get_method
-from finercam.names import label, per_sample
+from finercam.methods import Method
+from finercam.names import label
+from finercam.question import Question, checked_gammas
 from finercam.text import literal
 
 if TYPE_CHECKING:
@@ -28,34 +28,27 @@ if TYPE_CHECKING:
 
     from finercam.images import Preprocess
 
-__all__ = ["Explanation", "Setting"]
+__all__ = ["Backend", "Explanation"]
 
 Seen = tuple[tuple[View, Evidence], ...]
 SWEEP = tuple(round(0.2 * step, 1) for step in range(11))
 """Strengths of a sweep where none are given: 0, 0.2, … 2."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How an explanation was made, the question aside."""
-
-    method: Method
-    layers: tuple[str, ...]
-    strategy: str
-    num_references: int
-    fusion: str
-    image_size: tuple[int, int]
-    class_names: tuple[str, ...] | None
-
-
 class Backend(Protocol):
     """What an explanation needs of its explainer to answer what its own evidence cannot."""
 
-    def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References: ...
+    def head_rows(self, num_classes: int) -> Tensor | None:
+        """Weight rows `(K, D)` of the linear head, or None where there is none at hand."""
+        ...
 
-    def explain(
-        self, images: Tensor, contrast: Contrast, references: References, setting: Setting
-    ) -> Explanation: ...
+    def answer(self, images: Tensor, question: Question, contrast: Contrast, references: References) -> Explanation:
+        """Answer a question whose classes are resolved, with a new run of the model."""
+        ...
+
+    def with_settings(self, *, keep: Keep | None = None, **question: Any) -> Backend:
+        """The same backend with other settings."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,34 +56,48 @@ class Explanation:
     """Why each image is `target` and not `references`, for a batch of N images.
 
     `signed (N, h, w)` is the map before the ReLU at the layer's resolution, `maps (N, H, W)` in [0, 1] at the
-    image's; `logits (N, K)`. Ask again, without a run of the model where the evidence holds the answer:
-    `answer.ask(gamma=0.9)`, `answer.ask(against=["Indigo Bunting"])`, `answer.plain`, `answer.reverse()`.
+    image's; `logits (N, K)`. Questions about the kept classes are answered without a run of the model:
+    `answer.ask(gamma=0.9)`, `answer.plain`, `answer.ask(against=["Indigo Bunting"])` and `answer.reverse()` where
+    the evidence of these classes was kept (see `keep=` of FinerCAM).
     """
 
     contrast: Contrast
     signed: Tensor
     logits: Tensor
     similarity: Tensor
-    setting: Setting
+    question: Question
+    strategy: str
+    layers: tuple[str, ...]
+    image_size: tuple[int, int]
+    class_names: tuple[str, ...] | None
     images: Tensor | None = None
     seen: Seen = field(default=(), repr=False)
     backend: Backend | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, contrast: Contrast, references: References, setting: Setting, seen: Seen, **more: Any) -> Explanation:
-        """Answer a question from what was seen."""
-        signed = _signed(seen, contrast, setting)
-        return cls(contrast, signed, more.pop("logits"), references.similarity, setting, seen=seen, **more)
+    def of(
+        cls, contrast: Contrast, references: References, question: Question, seen: Seen, **more: Any
+    ) -> Explanation:
+        """Answer a question from the evidence of each view."""
+        return cls(
+            contrast=contrast,
+            signed=_signed(seen, contrast, question),
+            similarity=references.similarity,
+            strategy=references.strategy,
+            question=question.without_classes(),
+            seen=seen,
+            **more,
+        )
 
     @cached_property
     def maps(self) -> Tensor:
         """What speaks for the target under the contrast, `(N, H, W)` in [0, 1], each divided by its own peak."""
-        return positive(upsample(self.signed, self.setting.image_size))
+        return positive(upsample(self.signed, self.image_size))
 
     @cached_property
     def signed_maps(self) -> Tensor:
         """For (+) and against (-) the target, `(N, H, W)` in [-1, 1], each divided by its largest magnitude."""
-        large = upsample(self.signed, self.setting.image_size)
+        large = upsample(self.signed, self.image_size)
         return large / peak(large.abs())
 
     @property
@@ -109,11 +116,8 @@ class Explanation:
 
     @property
     def method(self) -> str:
-        return self.setting.method.name
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return self.setting.layers
+        """Name of the method."""
+        return self.question.method.name
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -122,13 +126,12 @@ class Explanation:
 
     @property
     def target_names(self) -> list[str]:
-        return [label(c, self.setting.class_names) for c in self.target.tolist()]
+        return [label(c, self.class_names) for c in self.target.tolist()]
 
     @property
     def reference_names(self) -> list[list[str]]:
         """Names of each sample's references."""
-        names = self.setting.class_names
-        return [[label(d, names) for d in row if d != NONE] for row in self.references.tolist()]
+        return [[label(d, self.class_names) for d in row if d != NONE] for row in self.references.tolist()]
 
     @property
     def plain(self) -> Explanation:
@@ -154,45 +157,47 @@ class Explanation:
         """Ask about the same images again; what is not given stays as it was.
 
         Answered from the kept evidence where its classes suffice (see `keep=` of FinerCAM): any gamma, the plain map,
-        any kept references, and another method that gathers the same evidence. Otherwise the model runs again if
-        the images were kept, and NotKept (a FinerCAMError) says so if they were not. A new target without `against`
-        has its references picked anew.
+        any kept references, and another method that reads the same evidence. Otherwise the model runs again if the
+        images were kept, and NotKept (a FinerCAMError) says so if they were not. For a new target without `against`
+        the strategy picks the references again.
         """
-        setting = self.setting
-        if method is not None or fusion is not None:
-            chosen = setting.method if method is None else get_method(method)
-            setting = replace(setting, method=chosen, fusion=fusion or setting.fusion)
-        references = References(self.references, self.similarity, setting.strategy)
-        asked = self.target
-        if target is not None:
-            asked = torch.tensor(per_sample(target, len(self), setting.class_names, self.logits.shape[1]))
-        if against is not None or not torch.equal(asked, self.target):
-            references = self._require_backend().choose(
-                self.seen[0][1].logits, asked, against, setting.num_references
-            )
-            setting = replace(setting, strategy=references.strategy)
-        strength = self.gamma if gamma is None else per_sample_gamma(gamma, len(self))
-        weights = self.contrast.weights if weights is None else weights
-        contrast = Contrast(asked, references.ids, strength, weights)
-        if setting.method.gather is self.setting.method.gather:
+        strength = checked_gammas(self.gamma if gamma is None else gamma, len(self))
+        question = self.question.changed(weights=weights, method=method, fusion=fusion)
+        chosen, references = self._chosen(target, against)
+        contrast = Contrast(chosen, references.ids, strength, question.weights)
+        if question.method.shares_evidence(self.question.method):
             try:
                 return replace(
                     self,
                     contrast=contrast,
-                    signed=_signed(self.seen, contrast, setting),
+                    signed=_signed(self.seen, contrast, question),
                     similarity=references.similarity,
-                    setting=setting,
+                    strategy=references.strategy,
+                    question=question,
                 )
             except NotKept:
                 if self.images is None:
                     raise
         elif self.images is None:
             raise NotKept(
-                f"method {setting.method.name!r} gathers other evidence than {self.method!r}: explain again with it, "
+                f"method {question.method.name!r} reads other evidence than {self.method!r}: explain again with it, "
                 "or with keep_images=True to let ask() run the model"
             )
         assert self.images is not None
-        return self._require_backend().explain(self.images, contrast, references, setting)
+        return self._require_backend().answer(self.images, question, contrast, references)
+
+    def _chosen(self, target: Any, against: Any) -> tuple[Tensor, References]:
+        """Target and references of a further question; those of this answer where neither changes."""
+        own = References(self.references, self.similarity, self.strategy)
+        if target is None and against is None:
+            return self.target, own
+        num_classes = self.logits.shape[1]
+        question = self.question.changed(target=self.target if target is None else target, against=against)
+        bound = question.bind(len(self), num_classes, self.class_names)
+        if against is None and bound.target is not None and torch.equal(bound.target, self.target):
+            return self.target, own
+        contrast, references = bound.resolve(self.seen[0][1].logits, self._require_backend().head_rows(num_classes))
+        return contrast.target, references
 
     def sweep(self, gammas: Sequence[float] = SWEEP) -> Tensor:
         """The maps of many strengths, `(G, N, H, W)` in [0, 1]; each is what `ask(gamma=…).maps` gives.
@@ -209,12 +214,12 @@ class Explanation:
         """
         if len(gammas) == 0:
             raise FinerCAMError("gammas is empty; give at least one strength")
-        strengths = per_sample_gamma(list(gammas), len(gammas))
-        if not is_linear(self.setting.method) or len(self.layers) > 1:
+        strengths = checked_gammas(list(gammas), len(gammas))
+        if not self.question.method.linear or len(self.layers) > 1:
             return torch.stack([self.ask(gamma=float(gamma)).maps for gamma in strengths])
         plain, full = self.ask(gamma=0.0).signed, self.ask(gamma=1.0).signed
         signed = plain - strengths.to(plain)[:, None, None, None] * (plain - full)
-        return positive(upsample(signed.flatten(0, 1), self.setting.image_size)).unflatten(0, signed.shape[:2])
+        return positive(upsample(signed.flatten(0, 1), self.image_size)).unflatten(0, signed.shape[:2])
 
     def plot(self, image: Any = None, example: Any = None, *, preprocess: Preprocess | None = None) -> Figure:
         """The panel as a matplotlib figure: photo, plain, finer, finer against the closest class, signed difference.
@@ -269,7 +274,7 @@ class Explanation:
             raise IndexError(f"sample {sample}: the explanation has {len(self)}")
         return replace(
             self,
-            contrast=Contrast(self.target[at], self.references[at], self.gamma[at], self.contrast.weights),
+            contrast=self.contrast[at],
             signed=self.signed[at],
             logits=self.logits[at],
             similarity=self.similarity[at],
@@ -322,34 +327,9 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     )
 
 
-LARGEST = 1e6
-"""Above it the target's own share is lost in rounding, and soon the map in infinity."""
-
-
-def per_sample_gamma(gamma: float | Tensor | list[float], count: int) -> Tensor:
-    """Gamma as `(N,)`, from one number or one a sample; finite and at least 0.
-
-    >>> per_sample_gamma(0.6, 2)
-    tensor([0.6000, 0.6000], dtype=torch.float64)
-    """
-    try:
-        strength = torch.as_tensor(gamma, dtype=torch.float64).detach().cpu().flatten()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise FinerCAMError(f"gamma={gamma!r}: expected a number, or one for each image") from error
-    if strength.numel() == 1:
-        strength = strength.expand(count)
-    if len(strength) != count:
-        raise FinerCAMError(f"{len(strength)} values of gamma for {count} images; give one for all, or one for each")
-    if not bool(((strength >= 0) & (strength <= LARGEST)).all()):  # false for NaN
-        raise FinerCAMError(
-            f"gamma={gamma!r}: expected finite numbers of at least 0 (0 is the plain method), at most {LARGEST:g}"
-        )
-    return strength
-
-
-def _signed(seen: Seen, contrast: Contrast, setting: Setting) -> Tensor:
+def _signed(seen: Seen, contrast: Contrast, question: Question) -> Tensor:
     """The signed map of the image itself, or the mean over its views, each brought back to the first one's grid."""
-    maps = [signed_map(evidence, contrast, setting.method.rule, setting.fusion) for _, evidence in seen]
+    maps = [signed_map(evidence, contrast, question.method.rule, question.fusion) for _, evidence in seen]
     if len(maps) == 1:
         return maps[0]
     size = (maps[0].shape[1], maps[0].shape[2])

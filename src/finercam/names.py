@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from finercam.core.references import NONE
 from finercam.errors import FinerCAMError, suggest
 
-__all__ = ["class_id", "in_order", "label", "per_sample", "plain", "shared_or_per_sample"]
+__all__ = ["class_id", "in_order", "label", "plain"]
 
 
 def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
@@ -38,24 +37,28 @@ def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...]
     return tuple(listed)
 
 
-def class_id(asked: Any, names: Sequence[str] | None, num_classes: int, what: str = "class") -> int:
-    """The id of a class given by id or by name.
+def class_id(given: Any, names: Sequence[str] | None, num_classes: int | None, what: str = "class") -> int:
+    """The id of a class given by id or by name; where `num_classes` is None, an id has no upper limit.
 
-    A name matches whole, capitals aside, and so does either half of "Genus species (Common Name)" if it is the
-    only one. Nothing is guessed: an unknown name raises FinerCAMError with the nearest ones.
+    A name matches whole, ignoring case. Either half of "Genus species (Common Name)" matches too, and so does each
+    synonym of "indigo bunting, indigo finch", if only one class has it. An unknown name raises FinerCAMError with
+    the nearest ones.
 
     >>> class_id("blue jay", ["Passer montanus (Tree Sparrow)", "Cyanocitta cristata (Blue Jay)"], 2)
     1
+    >>> class_id("indigo finch", ["junco, snowbird", "indigo bunting, indigo finch"], 2)
+    1
     """
-    if isinstance(asked, Tensor) and asked.ndim == 0 and not asked.is_floating_point():
-        asked = asked.item()
-    if isinstance(asked, str):
-        return _by_name(asked, names, what)
-    if isinstance(asked, bool) or not isinstance(asked, Integral):
-        raise FinerCAMError(f"{what} {asked!r}: expected a class id (int) or a class name (str)")
-    if not 0 <= int(asked) < num_classes:
-        raise FinerCAMError(f"{what} {int(asked)}: expected a class id in 0…{num_classes - 1}")
-    return int(asked)
+    if isinstance(given, Tensor) and given.ndim == 0 and not given.is_floating_point():
+        given = given.item()
+    if isinstance(given, str):
+        return _by_name(given, names, what)
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise FinerCAMError(f"{what} {given!r}: expected a class id (int) or a class name (str)")
+    if int(given) < 0 or (num_classes is not None and int(given) >= num_classes):
+        limit = "at least 0" if num_classes is None else f"in 0…{num_classes - 1}"
+        raise FinerCAMError(f"{what} {int(given)}: expected a class id {limit}")
+    return int(given)
 
 
 def label(index: int, names: Sequence[str] | None) -> str:
@@ -63,67 +66,29 @@ def label(index: int, names: Sequence[str] | None) -> str:
     return names[index] if names is not None else f"class {index}"
 
 
-def per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes: int) -> list[int]:
-    """Targets as the caller wrote them, one for all or one a sample, as `count` class ids."""
-    asked = plain(asked)
-    if isinstance(asked, (str, Integral)):
-        return [class_id(asked, names, num_classes, "target")] * count
-    if not _listed(asked):
-        raise FinerCAMError(f"target={asked!r}: expected a class id or name, or one for each of the {count} images")
-    if len(asked) != count:
-        raise FinerCAMError(f"{len(asked)} targets for {count} images; give one for all, or one for each")
-    return [class_id(entry, names, num_classes, "target") for entry in asked]
-
-
-def shared_or_per_sample(asked: Any, count: int, names: Sequence[str] | None, num_classes: int) -> list[list[int]]:
-    """References as the caller wrote them: one class, a flat list shared by all images, or one list an image."""
-    padded = getattr(asked, "ndim", 0) == 2  # a tensor of ids, like Explanation.references, is filled with -1
-    asked = plain(asked)
-    if isinstance(asked, (str, Integral)):
-        asked = [asked]
-    if not _listed(asked):
-        raise FinerCAMError(f"against={asked!r}: expected class ids or names, or a list of them for each image")
-    asked = [plain(entry) for entry in asked]
-    nested = [_listed(entry) for entry in asked]
-    if any(nested) and not all(nested):
-        raise FinerCAMError(
-            f"against={asked!r}: mixes lists and single classes; give a flat list, or a list an image"
-        )
-    rows = list(asked) if nested and all(nested) else [asked] * count
-    if len(rows) != count:
-        raise FinerCAMError(
-            f"{len(rows)} lists of references for {count} images; give one flat list, or a list an image"
-        )
-    if padded:
-        rows = [[entry for entry in row if entry != NONE] for row in rows]
-    return [[class_id(entry, names, num_classes, "reference") for entry in row] for row in rows]
-
-
-def _by_name(asked: str, names: Sequence[str] | None, what: str) -> int:
+def _by_name(given: str, names: Sequence[str] | None, what: str) -> int:
     if names is None:
         raise FinerCAMError(
-            f"{what} {asked!r}: the class names are not known; pass class_names=…, or give a class id"
+            f"{what} {given!r}: the class names are not known; pass class_names=…, or give a class id"
         )
-    wanted = asked.strip().casefold()
+    wanted = given.strip().casefold()
     exact = [index for index, name in enumerate(names) if name.casefold() == wanted]
-    found = exact or [index for index, name in enumerate(names) if wanted in _halves(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    matches = exact or [index for index, name in enumerate(names) if wanted in _parts(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise FinerCAMError(
-            f"{what} {asked!r} names {len(found)} classes ({found[:5]}); give the id or the full name"
+            f"{what} {given!r} names {len(matches)} classes ({matches[:5]}); give the id or the full name"
         )
-    halves = [half for name in names for half in (name, *_halves(name))]
-    raise FinerCAMError(f"{what} {asked!r} is not among the {len(names)} class names.{suggest(asked, halves)}")
+    known = [part for name in names for part in (name, *_parts(name))]
+    raise FinerCAMError(f"{what} {given!r} is not among the {len(names)} class names.{suggest(given, known)}")
 
 
-def _halves(name: str) -> list[str]:
+def _parts(name: str) -> list[str]:
+    """The halves of "Genus species (Common Name)", or the synonyms of "one name, another name"."""
     match = re.fullmatch(r"(.+?)\s*\((.+)\)", name.casefold())
-    return [half.strip() for half in match.groups()] if match else []
-
-
-def _listed(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    parts = match.groups() if match else name.casefold().split(",") if "," in name else ()
+    return [part.strip() for part in parts]
 
 
 def plain(value: Any) -> Any:

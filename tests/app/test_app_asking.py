@@ -92,7 +92,7 @@ def test_strategies_pick_as_python_s(cnn, asked, pixels, strategy, count):
     found = asking.pick(asked, strategy, count)
     explain = FinerCAM(cnn.model, references=strategy, num_references=count)
     assert found.against == explain(pixels).references[0].tolist()
-    assert found.answer.setting.strategy == strategy
+    assert found.answer.strategy == strategy
     again = asking.ask(found, target=asked.against[0])  # a new target has its rivals picked the same way
     assert again.against == explain(pixels, target=asked.against[0]).references[0].tolist()
     with pytest.raises(FinerCAMError, match="expected one of"):

@@ -145,7 +145,7 @@ def test_clicks_are_questions_and_answers_are_python_s(opened, royal, tmp_path):
     same(page, royal.ask(gamma=1.0), photo, tmp_path)
     page.locator("#rivals label").nth(2).click()
     page.wait_for_function("() => document.querySelectorAll('#headline .against').length === 2")
-    names = royal.setting.class_names
+    names = royal.class_names
     third = int(royal.logits[0].topk(4).indices[3])
     assert page.locator("#headline .against").nth(1).inner_text() == f"\u2068{names[third]}\u2069"
     both = royal.ask(against=[int(royal.references[0, 0]), third], gamma=1.0)

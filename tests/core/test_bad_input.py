@@ -82,7 +82,7 @@ def test_logits_that_are_not_finite(toys, pictures, bad):
         ({"against": 9}, "reference 9: expected a class id in 0…4"),
         ({"against": "Lazuli Buntin"}, "Did you mean 'Lazuli Bunting'"),
         ({"target": 0, "against": [1, 0]}, "sample 0: target class 0 is among its own references"),
-        ({"target": [1, 0], "against": [2, 0]}, "sample 1: target class 0 is among its own references"),
+        ({"target": [1, 0], "against": [[2], [0]]}, "sample 1: target class 0 is among its own references"),
         ({"target": 0, "against": "Blue Grosbeak"}, "target class 0 is among its own references"),
         ({"target": 0, "against": []}, "no reference given"),
         ({"target": 0, "against": [[1], []]}, "sample 1: no reference given"),

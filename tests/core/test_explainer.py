@@ -115,7 +115,7 @@ def test_the_usual_question_is_the_strongest_rival_and_the_papers_is_a_preset(to
         images
     )
     assert torch.equal(paper.signed, named.signed) and paper.references.shape == (3, 3)
-    assert FinerCAM(model, preset="paper", num_references=2).num_references == 2
+    assert FinerCAM(model, preset="paper", num_references=2).question.num_references == 2
     with pytest.raises(FinerCAMError, match="Did you mean 'paper'"):
         FinerCAM(model, preset="papers")
 
@@ -143,9 +143,9 @@ def test_references_and_their_similarity_are_reported(toys, pictures):
         assert answer.references[n].tolist() == expected
         torch.testing.assert_close(answer.similarity[n], cosine[c, expected])
         assert answer.reference_names[n] == ["abcde"[d] for d in expected]
-    assert answer.setting.strategy == "similar"
+    assert answer.strategy == "similar"
     named = FinerCAM(model, layer="features", class_names=list("abcde"))(pictures(2), "a", [["b"], ["c", "e"]])
-    assert named.setting.strategy == "explicit"
+    assert named.strategy == "explicit"
     assert named.similarity[0, 1].isnan()
     torch.testing.assert_close(named.similarity[1], cosine[0, [2, 4]])
 

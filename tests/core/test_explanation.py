@@ -81,7 +81,7 @@ def test_a_new_target_without_references_has_them_picked_anew(toys, pictures):
     explain = FinerCAM(toys.cnn(), layer="stage1", references="predicted", num_references=2, keep=5)
     asked = explain(pictures(3)).ask(target=1)
     same(asked, explain(pictures(3), 1))
-    assert asked.setting.strategy == "predicted"
+    assert asked.strategy == "predicted"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -141,7 +141,7 @@ def test_what_was_not_kept_costs_a_run_or_says_so(toys, pictures, method):
 def test_evidence_of_another_kind_costs_a_run_or_says_so(toys, pictures):
     model, images = toys.cnn(), pictures(2)
     answer = FinerCAM(model, layer="stage1", keep_images=False)(images)
-    with pytest.raises(NotKept, match="'scorecam' gathers other evidence than 'gradcam'"):
+    with pytest.raises(NotKept, match="'scorecam' reads other evidence than 'gradcam'"):
         answer.ask(method="scorecam")
     scored = FinerCAM(model, "gscorecam", layer="stage1", keep=5, keep_images=False)(images, 0)
     with pytest.raises(NotKept, match=r"targets \[0, 0\] was asked about \[1, 1\]"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finercam import FinerCAMError
-from finercam.names import class_id, in_order, label, per_sample, shared_or_per_sample
+from finercam.names import class_id, in_order, label
 
 BIRDS = (
     "Passerina caerulea (Blue Grosbeak)",
@@ -56,78 +56,19 @@ def test_anything_else_is_refused_in_one_line(asked, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "given", ["indigo finch", "Indigo Bunting", "indigo bunting, indigo finch, Passerina cyanea"]
+)
+def test_each_synonym_of_a_class_names_it(given):
+    names = ["junco, snowbird", "indigo bunting, indigo finch, Passerina cyanea", "finch, snowbird"]
+    assert class_id(given, names, 3) == 1
+    with pytest.raises(FinerCAMError, match=r"names 2 classes \(\[0, 2\]\)"):
+        class_id("snowbird", names, 3)
+
+
 def test_a_name_needs_names():
     with pytest.raises(FinerCAMError, match="class names are not known; pass class_names"):
         class_id("Blue Jay", None, 5)
-
-
-@pytest.mark.parametrize(
-    "asked", [2, "Blue Jay", torch.tensor(2), np.array(2), torch.tensor([2, 2]), (2, "Blue Jay")]
-)
-def test_targets_one_for_all_or_one_each(asked):
-    assert per_sample(asked, 2, BIRDS, 5) == [2, 2]
-
-
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ([1], "1 targets for 2 images"),
-        ([1, 2, 3], "3 targets for 2 images"),
-        ([], "0 targets for 2 images"),
-        ({1, 2}, "target={1, 2}: expected"),
-        ([True, False], "target True"),
-        (torch.tensor([True, False]), "target True"),
-        (torch.tensor([0.0, 1.0]), "target 0.0"),
-        ([[1], [2]], "target [1]"),
-        (1.5, "target=1.5"),
-    ],
-)
-def test_targets_that_do_not_fit(asked, says):
-    with pytest.raises(FinerCAMError) as caught:
-        per_sample(asked, 2, BIRDS, 5)
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        (1, [[1], [1]]),
-        ("Blue Jay", [[2], [2]]),
-        ([0, "Indigo Bunting"], [[0, 1], [0, 1]]),
-        ([[0], [1, "Blue Jay"]], [[0], [1, 2]]),
-        (([0], (1,)), [[0], [1]]),
-        (torch.tensor([0, 1]), [[0, 1], [0, 1]]),
-        (np.array([[0, 1], [2, 3]]), [[0, 1], [2, 3]]),
-        (torch.tensor([[0, 1], [2, -1]]), [[0, 1], [2]]),
-        ([torch.tensor(0), torch.tensor(1)], [[0, 1], [0, 1]]),
-        ([torch.tensor([0, 1]), [2]], [[0, 1], [2]]),
-        ([], [[], []]),
-    ],
-)
-def test_references_shared_or_one_list_each(asked, expected):
-    assert shared_or_per_sample(asked, 2, BIRDS, 5) == expected
-
-
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ([[0], 1], "mixes lists and single classes"),
-        ([[0], [1], [2]], "3 lists of references for 2 images"),
-        ([0, 7], "reference 7: expected a class id in 0…4"),
-        ([0, -1], "reference -1"),
-        ({"a": 1}, "against={'a': 1}"),
-        ("Blue Joy", "Did you mean 'blue jay'"),
-        ([True], "reference True"),
-        ([[[0]], [[1]]], "reference [0]"),
-        (2.5, "against=2.5"),
-    ],
-)
-def test_references_that_do_not_fit(asked, says):
-    with pytest.raises(FinerCAMError) as caught:
-        shared_or_per_sample(asked, 2, BIRDS, 5)
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_names_in_the_order_of_the_logits():

@@ -147,7 +147,7 @@ def test_scorecam_weights_before_the_softmax(toys, pictures):
 
 def test_released_turns_against_the_target_at_a_large_gap_and_the_default_does_not(toys, pictures):
     """The brightest place for the target becomes the darkest: the correlation with the contrast is negative."""
-    images, target, against = pictures(2), [0, 0], [1, 2]
+    images, target, against = pictures(2), 0, [1, 2]
     model = toys.gap()
     model.head.bias.data = torch.tensor([40.0, 0, 0, 0, 0])
     explain = FinerCAM(model, gamma=1.0, layer="features")

@@ -144,8 +144,8 @@ def test_tensor_class_ids_and_any_base_method_are_taken_here(toys, pictures):
         cam(torch.tensor([0, 1]), model(images))
     with pytest.raises(TypeError):
         peer.FinerCAM(model, "stage2", base_method=peer.XGradCAM)
-    ids = FinerCAM(model, "xgradcam", layer="stage2")(images, torch.tensor([0, 1]), torch.tensor([2, 3]))
-    assert torch.equal(ids.signed, FinerCAM(model, "xgradcam", layer="stage2")(images, [0, 1], [2, 3]).signed)
+    ids = FinerCAM(model, "xgradcam", layer="stage2")(images, torch.tensor([0, 1]), torch.tensor([[2], [3]]))
+    assert torch.equal(ids.signed, FinerCAM(model, "xgradcam", layer="stage2")(images, [0, 1], [[2], [3]]).signed)
 
 
 def test_a_subclass_of_a_base_is_refused_there_and_a_users_method_taken_here(toys, pictures):

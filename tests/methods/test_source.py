@@ -27,7 +27,7 @@ class Pooled(nn.Module):
 
 def sources(model, images, **options):
     explain = FinerCAM(model, layer="features", **options)
-    source = explain.look(images)
+    source = explain.capture(images)
     return source, replace(source, averaged=None)
 
 
@@ -66,7 +66,7 @@ def test_other_models_go_backwards(toys, pictures, spoil):
         model, images = model.bfloat16(), images.bfloat16()
     if spoil == "hook":  # it changes the logits after the head
         model.head.register_forward_hook(lambda _m, _i, output: output * 2)
-    source = FinerCAM(model, layer=layer).look(images)
+    source = FinerCAM(model, layer=layer).capture(images)
     assert source.averaged is None
 
 

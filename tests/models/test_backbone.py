@@ -123,7 +123,7 @@ def test_layer_layout_and_gradient(name: str, toys: Any, pictures: Any) -> None:
     answer = explain(images, target=2, against=[[0, 5]])
     layer = f"backbone.model.{case.layer}"
     assert explain.layers == (layer,)
-    source = explain.look(images)
+    source = explain.capture(images)
     run, layout = source.run, source.layouts[0]
     patch = model.backbone.multiple
     assert layout.grid == (case.size[0] // patch, case.size[1] // patch)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from finercam.methods import Method, get, is_linear
+from finercam.methods import Method, get
 from finercam.report.classes import Apart, with_rivals
 from finercam.report.content import BUDGET, page_of
 from finercam.report.pack import unpack
@@ -139,8 +139,8 @@ def test_linearity_is_found_by_trial():
     halved = Method("halved", lambda a, g: (a * g).sum(1) / 2)
     cut = Method("cut", lambda a, g: (a * g).sum(1).relu())
     fussy = Method("fussy", lambda a, g: (a * g * torch.ones(1, 99, 1, 1)).sum(1))
-    assert is_linear(halved) and not is_linear(cut) and not is_linear(fussy)
-    assert is_linear(get("ablationcam")) and not is_linear(get("gradcam++"))
+    assert halved.linear and not cut.linear and not fussy.linear
+    assert get("ablationcam").linear and not get("gradcam++").linear
 
 
 def test_budget_holds_for_fine_maps(model, images):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
@@ -84,7 +83,7 @@ class Asked:
         return self.answer.logits.shape[1]
 
     def name(self, index: int) -> str:
-        return label(index, self.answer.setting.class_names)
+        return label(index, self.answer.class_names)
 
     def probability(self, index: int) -> float:
         return float(self.answer.probabilities[0, index])
@@ -167,9 +166,10 @@ def pick(asked: Asked, strategy: str, count: int) -> Asked:
     def again(answer: Explanation) -> Explanation:
         assert isinstance(answer.backend, FinerCAM)
         backend = _picking(answer.backend, strategy, count)
-        found = backend.choose(answer.logits.cpu().double(), answer.target, None, count)
-        picked = replace(answer, backend=backend).ask(against=found.ids)
-        return replace(picked, setting=replace(picked.setting, strategy=strategy, num_references=count))
+        bound = backend.question.changed(target=answer.target).bind(1, answer.logits.shape[1])
+        _, found = bound.resolve(answer.logits, backend.head_rows(answer.logits.shape[1]))
+        picked = replace(answer, backend=backend, question=backend.question).ask(against=found.ids)
+        return replace(picked, strategy=strategy)
 
     return _asked(asked, again)
 
@@ -225,6 +225,4 @@ def _picking(explain: FinerCAM, strategy: str, count: int) -> FinerCAM:
     """The same explainer, with another way to pick references."""
     if strategy not in STRATEGIES:
         raise FinerCAMError(f"references={strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    other = copy(explain)
-    other.references, other.num_references = strategy, max(1, int(count))
-    return other
+    return explain.with_settings(references=strategy, num_references=max(1, int(count)))

@@ -328,7 +328,7 @@ def asset(name: str) -> str:
 def _methods(by_words: bool) -> list[str]:
     """The methods that fit: some need the towers of an image–text model."""
     names = methods.names()
-    only_words = [name for name in names if methods.get(name).gather.__module__ == "finercam.methods.attention"]
+    only_words = [name for name in names if methods.get(name).needs_text]
     return [*only_words, *(n for n in names if n not in only_words)] if by_words else [
         name for name in names if name not in only_words
     ]  # fmt: skip

@@ -73,11 +73,11 @@ def explain(
     explainer = FinerCAM(
         loaded.model,
         method,
-        gamma,
-        references,
-        num_references,
-        weights,
-        layer or None,
+        gamma=gamma,
+        references=references,
+        num_references=num_references,
+        weights=weights,
+        layer=layer or None,
         class_names=loaded.class_names,
         fusion=fusion,
         smooth=tuple(smooth) if smooth else None,
@@ -213,7 +213,7 @@ class Job:
         rival = int(closest(answer))
         if self.examples is None or rival < 0:
             return None
-        return example_picture(label(rival, answer.setting.class_names), rival, self.examples)
+        return example_picture(label(rival, answer.class_names), rival, self.examples)
 
 
 def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
     ]
     return (
         path.name,
-        "\n".join(label(index, answer.setting.class_names) for index in ids.tolist()),
+        "\n".join(label(index, answer.class_names) for index in ids.tolist()),
         "\n".join(map(percent, p.tolist())),
         answer.target_names[0],
         "\n".join(rivals),

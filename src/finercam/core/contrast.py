@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,15 @@ from torch import Tensor
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError, suggest
 
-__all__ = ["WEIGHTS", "Contrast", "contrast_objective", "contrast_terms", "one_hot", "reference_weights"]
+__all__ = [
+    "WEIGHTS",
+    "Contrast",
+    "checked_weights",
+    "contrast_objective",
+    "contrast_terms",
+    "one_hot",
+    "reference_weights",
+]
 
 WEIGHTS = ("mean", "probability", "orthogonal", "released")
 
@@ -33,17 +42,15 @@ class Contrast:
     weights: str = "mean"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weights, str) or self.weights not in WEIGHTS:
-            expected = ", ".join(WEIGHTS)
-            raise FinerCAMError(
-                f"weights={self.weights!r}: expected one of {expected}.{suggest(str(self.weights), WEIGHTS)}"
-            )
-
+        checked_weights(self.weights)
         if self.references.shape[1] == 0 and bool((self.gamma > 0).any()):
             raise FinerCAMError(
                 "the model has one class and nothing to hold it against; use gamma=0 for the plain map, or give two "
                 "logits, as scores=lambda y: torch.cat([-y, y], 1)"
             )
+
+    def __getitem__(self, at: slice) -> Contrast:
+        return Contrast(self.target[at], self.references[at], self.gamma[at], self.weights)
 
     def __repr__(self) -> str:
         gamma = [round(value, 6) for value in self.gamma.tolist()]
@@ -51,6 +58,15 @@ class Contrast:
             f"Contrast(target={self.target.tolist()}, references={self.references.tolist()}, "
             f"gamma={gamma}, weights={self.weights!r})"
         )
+
+
+def checked_weights(weights: Any) -> str:
+    """The name of a weighting, as it was given; raises FinerCAMError for another one."""
+    if not isinstance(weights, str) or weights not in WEIGHTS:
+        raise FinerCAMError(
+            f"weights={weights!r}: expected one of {', '.join(WEIGHTS)}.{suggest(str(weights), WEIGHTS)}"
+        )
+    return weights
 
 
 def contrast_objective(

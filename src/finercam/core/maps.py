@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence
 from finercam.errors import FinerCAMError
 
-__all__ = ["FUSIONS", "fuse", "peak", "positive", "signed_map", "upsample"]
+__all__ = ["FUSIONS", "checked_fusion", "fuse", "peak", "positive", "signed_map", "upsample"]
 
 FUSIONS = ("mean", "product")
 
@@ -34,8 +35,7 @@ def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
     >>> fuse([torch.tensor([[[2.0, -1.0]]]), torch.tensor([[[1.0, 1.0]]])], "product")
     tensor([[[1., 0.]]])
     """
-    if fusion not in FUSIONS:
-        raise FinerCAMError(f"fusion={fusion!r}: expected one of {', '.join(FUSIONS)}")
+    checked_fusion(fusion)
     if len(signed) == 1:
         return signed[0]
     finest = max(((s.shape[1], s.shape[2]) for s in signed), key=lambda size: size[0] * size[1])
@@ -43,6 +43,13 @@ def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
     if fusion == "mean":
         return scaled.mean(0)
     return scaled.clamp(min=0).prod(0) - (-scaled).clamp(min=0).prod(0)
+
+
+def checked_fusion(fusion: Any) -> str:
+    """The name of a fusion, as it was given; raises FinerCAMError for another one."""
+    if not isinstance(fusion, str) or fusion not in FUSIONS:
+        raise FinerCAMError(f"fusion={fusion!r}: expected one of {', '.join(FUSIONS)}")
+    return fusion
 
 
 def positive(signed: Tensor) -> Tensor:

@@ -97,19 +97,19 @@ def confused(matrix: Tensor, target: Tensor, count: int) -> Tensor:
     return highest(both.to(target.device)[target], target, count)
 
 
-def explicit(asked: Sequence[Sequence[int]], target: Tensor, num_classes: int, first: int = 0) -> Tensor:
+def explicit(named: Sequence[Sequence[int]], target: Tensor, num_classes: int | None, first: int = 0) -> Tensor:
     """The classes named by the caller, one list for each sample, ragged: ids `(N, T)` filled with -1.
 
-    Errors count the samples from `first`.
+    A target of -1 or a `num_classes` of None is not known yet and not checked. Errors count the samples from `first`.
 
     >>> explicit([[1, 2], [0]], torch.tensor([0, 2]), 3)
     tensor([[ 1,  2],
             [ 0, -1]])
     """
     rows = []
-    for sample, (ids, own) in enumerate(zip(asked, target.tolist(), strict=True), first):
+    for sample, (ids, own) in enumerate(zip(named, target.tolist(), strict=True), first):
         for entry in ids:
-            if not 0 <= entry < num_classes:
+            if num_classes is not None and not 0 <= entry < num_classes:
                 raise FinerCAMError(
                     f"reference class {entry} of sample {sample}: expected an id in 0…{num_classes - 1}"
                 )

@@ -165,9 +165,9 @@ def _measure(
     """All rows of one batch of pictures."""
     images = loaded.images.to(next(explain.model.parameters()).device)
     if stored is None:
-        source = explain.look(images)
+        source = explain.capture(images)
     else:
-        source = stored.look(loaded, images, lambda x: run_model(explain.model, x, explain.scores))
+        source = stored.look(loaded, images, lambda x: run_model(explain.model, x, explain.classifier.scores))
     prediction = source.logits.argmax(1).cpu()
     target = prediction if settings["target"] == "prediction" else _labels(loaded, source.logits.shape[1])
     seeds = [settings["seed"] * 1_000_003 + index for index in loaded.indices]
@@ -228,7 +228,7 @@ def _batch(
 ) -> Batch:
     device = images.device
     return Batch(
-        scores=lambda x: run_model(explain.model, x, explain.scores),
+        scores=lambda x: run_model(explain.model, x, explain.classifier.scores),
         images=images,
         target=target.to(device),
         rivals={name: ids.to(device) for name, ids in found.rivals.items()},

@@ -82,12 +82,12 @@ def signed_maps(
     kept = _directions(source.logits.cpu().double(), asked)
     first = True
     for gather in dict.fromkeys(method.gather for method in methods):
-        looked = source if first else explain.look(source.images)
+        looked = source if first else explain.capture(source.images)
         evidence, first = gather(looked, asked[0].contrast, kept), False
         for method in methods:
             if method.gather is gather:
                 for question in asked:
-                    signed = signed_map(evidence, question.contrast, method.rule, explain.fusion)
+                    signed = signed_map(evidence, question.contrast, method.rule, explain.question.fusion)
                     yield method, question, upsample(signed, (source.images.shape[2], source.images.shape[3]))
 
 

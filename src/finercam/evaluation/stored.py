@@ -52,7 +52,7 @@ class StoredMaps:
         parts = stored_answers(self.run, [self.positions[index] for index in loaded.indices])
         for places, rows, answer in parts:
             self._check(rows.to_pylist(), [(loaded.indices[at], loaded.ids[at]) for at in places])
-            if answer.setting.image_size != tuple(images.shape[2:]):
+            if answer.image_size != tuple(images.shape[2:]):
                 raise FinerCAMError(f"{loaded.ids[places[0]]} has another size at the model's input than in the run")
         known = all(_knows_all(row, self.run.manifest.settings) for _, rows, _ in parts for row in rows.to_pylist())
         order = torch.tensor([at for places, _, _ in parts for at in places]).argsort()
@@ -86,13 +86,13 @@ class StoredBatch:
             maps = torch.empty(len(self.images), *self.images.shape[2:])
             asks = question.contrast
             for places, answer in self.parts:
-                evidence, setting = answer.seen[0][1], answer.setting
+                evidence, asked = answer.seen[0][1], answer.question
                 contrast = Contrast(asks.target[places], asks.references[places], asks.gamma[places], asks.weights)
                 try:
-                    signed = signed_map(evidence, contrast, setting.method.rule, setting.fusion)
+                    signed = signed_map(evidence, contrast, asked.method.rule, asked.fusion)
                 except NotKept as error:
                     raise self._refusal(question, str(error)) from error
-                maps[places] = upsample(signed, setting.image_size)
+                maps[places] = upsample(signed, answer.image_size)
             yield method, question, maps.to(self.images.device)
 
     def _refusal(self, question: Question, why: str) -> FinerCAMError:

@@ -131,7 +131,6 @@ def arrays(answer: Explanation) -> dict[str, np.ndarray]:
 
 def describe(answer: Explanation) -> dict[str, Any]:
     """What `explanations.json` says of one image: question, prediction and setting, in plain values."""
-    setting = answer.setting
     blank = not bool((answer.maps[0] > 0).any())
     return {
         "prediction": _class(answer, int(answer.logits[0].argmax())),
@@ -143,11 +142,11 @@ def describe(answer: Explanation) -> dict[str, Any]:
         ],
         "gamma": float(answer.gamma[0]),
         "weights": answer.contrast.weights,
-        "strategy": setting.strategy,
+        "strategy": answer.strategy,
         "method": answer.method,
         "layers": list(answer.layers),
-        "fusion": setting.fusion,
-        "input_size": list(setting.image_size),
+        "fusion": answer.question.fusion,
+        "input_size": list(answer.image_size),
         "map_size": list(answer.signed.shape[-2:]),
         "nothing_speaks_for_target": blank,
     }
@@ -183,7 +182,7 @@ def _photos(answer: Explanation, image: Any) -> list[Any]:
 
 def _class(answer: Explanation, index: int) -> dict[str, Any]:
     probability = float(answer.probabilities[0, index])
-    return {"id": index, "name": label(index, answer.setting.class_names), "probability": probability}
+    return {"id": index, "name": label(index, answer.class_names), "probability": probability}
 
 
 def _number(value: float) -> float | None:

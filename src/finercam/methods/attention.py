@@ -217,18 +217,27 @@ def _lacks(model: Any, method: str) -> FinerCAMError:
 register(
     "value-attention",
     rules.hirescam,
+    label="Value attention",
     gather=value_attention,
+    evidence="text",
+    declared_linear=True,
     summary="Patch values in the space of the texts; for zero-shot classifiers (MaskCLIP).",
 )
 register(
     "self-attention",
     rules.hirescam,
+    label="Self-attention",
     gather=self_attention,
+    evidence="text",
+    declared_linear=True,
     summary="Patch values gathered by self-self attention; for zero-shot classifiers (after GEM).",
 )
 register(
     "grad-eclip",
     rules.hirescam,
+    label="Grad-ECLIP",
     gather=grad_eclip,
+    evidence="text",
+    declared_linear=True,
     summary="Patch values weighted by attention and gradient; for zero-shot classifiers (Grad-ECLIP).",
 )

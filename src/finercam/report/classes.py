@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from finercam.core.evidence import Evidence
-from finercam.core.head import linear_head
 from finercam.core.references import NONE, References, similarity
 from finercam.core.views import View
-from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
-from finercam.methods import gather
 
 __all__ = ["Apart", "similarities", "with_rivals"]
 
@@ -73,22 +69,21 @@ def with_rivals(answer: Explanation, rivals: int) -> Explanation:
     ):
         return answer
     backend, images = answer.backend, answer.images
-    if not isinstance(backend, FinerCAM) or images is None or answer.setting.method.gather is not gather.gradients:
+    if backend is None or images is None or answer.question.method.evidence != "gradients":
         return answer
-    again = copy.copy(backend)
-    again.keep = rivals + 1
     # Of a hundred references only the first are told apart; one backward pass for each would take minutes.
     ids, cosine = answer.references[:, :rivals], answer.similarity[:, :rivals]
     contrast = replace(answer.contrast, references=ids)
-    return again.explain(images, contrast, References(ids, cosine, answer.setting.strategy), answer.setting)
+    again = backend.with_settings(keep=rivals + 1)
+    return again.answer(images, answer.question, contrast, References(ids, cosine, answer.strategy))
 
 
 def similarities(answer: Explanation, classes: list[int]) -> list[list[float | None]] | None:
     """Cosine between the head's rows of the classes, `(R, R)`; only the references' to the target without a head."""
     backend = answer.backend
-    head = linear_head(backend.model, answer.logits.shape[1]) if isinstance(backend, FinerCAM) else None
+    head = None if backend is None else backend.head_rows(answer.logits.shape[1])
     if head is not None:
-        rows = similarity(head[0].cpu()[classes], torch.arange(len(classes)))
+        rows = similarity(head.cpu()[classes], torch.arange(len(classes)))
         return [[_rounded(value) for value in row] for row in rows.tolist()]
     known = dict(zip(answer.references[0].tolist(), answer.similarity[0].tolist(), strict=True))
     row = [_rounded(known[d]) if d in known else None for d in classes]

@@ -81,7 +81,7 @@ def grid(
                 pairs = [(a.cpu(), p.cpu(), (p - q).cpu()) for (a, p), (_, q) in zip(zero, one, strict=True)]
             else:
                 pairs = [(a, *_sides(apart, g, question.target, question.against)) for a, g in layers]
-            maps = fuse([_at_gammas(method, *pair, gammas) for pair in pairs], answer.setting.fusion)
+            maps = fuse([_at_gammas(method, *pair, gammas) for pair in pairs], answer.question.fusion)
             of_views.append(view.undo(maps, (answer.signed.shape[1], answer.signed.shape[2])))
         found.append(torch.stack(of_views).mean(0).double().numpy())
     listed = [{"target": q.target, "against": q.against if q.against == ASKED else [q.against]} for q in questions]

@@ -11,7 +11,7 @@ import numpy as np
 
 from finercam.core.references import NONE
 from finercam.explanation import Explanation
-from finercam.methods import Method, is_linear
+from finercam.methods import Method
 from finercam.methods import get as get_method
 from finercam.names import label
 from finercam.report.classes import Apart, similarities
@@ -25,19 +25,6 @@ BUDGET = 140_000
 
 FREE = ("gradcam", "hirescam", "xgradcam", "layercam")
 """Methods offered besides the asked one where its evidence serves them too."""
-
-LABELS = {
-    "gradcam": "Grad-CAM",
-    "gradcam++": "Grad-CAM++",
-    "xgradcam": "XGrad-CAM",
-    "hirescam": "HiResCAM",
-    "layercam": "LayerCAM",
-    "gradcam-elementwise": "Element-wise",
-    "eigengradcam": "Eigen-Grad-CAM",
-    "scorecam": "Score-CAM",
-    "gscorecam": "gScoreCAM",
-    "ablationcam": "Ablation-CAM",
-}
 
 
 @dataclass(frozen=True)
@@ -62,11 +49,11 @@ def page_of(answer: Explanation, apart: Apart, rivals_from: Explanation, methods
         and set(asked) <= set(classes)
         and (answer.contrast.weights != "orthogonal" or len(apart.views) == 1)
     )
-    names = answer.setting.class_names
+    names = answer.class_names
     logits = answer.logits[0].double().cpu()
     return Content(
         {
-            "size": list(answer.setting.image_size),
+            "size": list(answer.image_size),
             "classes": [{"id": k, "name": label(k, names)} for k in classes],
             "logits": logits[classes].tolist(),
             "probabilities": logits.softmax(0)[classes].tolist(),
@@ -76,7 +63,7 @@ def page_of(answer: Explanation, apart: Apart, rivals_from: Explanation, methods
             "askedCount": len(asked),
             "gamma": round(float(answer.gamma[0]), 6),
             "weights": answer.contrast.weights,
-            "fusion": answer.setting.fusion,
+            "fusion": answer.question.fusion,
             "layers": list(answer.layers),
             "views": len(answer.seen),
             "methods": _shown(answer, apart, _offered(answer, methods), composable),
@@ -96,15 +83,15 @@ def _shown(answer: Explanation, apart: Apart, offered: list[Method], composable:
         twin = next((other["name"] for other in shown if _same(other, entry)), None)
         entry = entry if twin is None else {"kind": "same", "as": twin}
         left -= len(json.dumps(entry))
-        shown.append({"name": method.name, "label": LABELS.get(method.name, method.name)} | entry)
+        shown.append({"name": method.name, "label": method.label} | entry)
     return shown
 
 
 def _offered(answer: Explanation, methods: Sequence[str] | None) -> list[Method]:
     """The asked method first, then those that read the same evidence."""
-    first = answer.setting.method
+    first = answer.question.method
     found = [get_method(name) for name in (FREE if methods is None else methods) if name != first.name]
-    return [first, *(method for method in found if method.gather is first.gather)]
+    return [first, *(method for method in found if method.shares_evidence(first))]
 
 
 def _affordable(apart: Apart, asked: list[int]) -> Apart:
@@ -120,7 +107,7 @@ def _method(
 ) -> dict[str, Any] | None:
     """The maps of one method, or None where they do not fit and it is not the asked one."""
     # Layers are fused by their peaks, so the mean over views of a fusion is no longer linear.
-    if not is_linear(method) or (len(apart.views) > 1 and len(apart.shapes) > 1):
+    if not method.linear or (len(apart.views) > 1 and len(apart.shapes) > 1):
         return _grid(answer, apart, method, left, first)
     count = len(apart.classes)
     bits = 16 if linear_length(count, apart.shapes, 16) <= left else 8

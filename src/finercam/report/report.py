@@ -134,7 +134,7 @@ class _Pages:
         picture = self._at("images", at)
         if picture is None and answer.images is not None:
             picture = answer.images[0]
-        photo = seen_by_model(picture, answer.setting.image_size, self.preprocess)
+        photo = seen_by_model(picture, answer.image_size, self.preprocess)
         for entry in content.data["classes"]:
             entry["name"] = literal(entry["name"])
             self._example(entry["name"], entry["id"])
@@ -144,7 +144,7 @@ class _Pages:
         return content.data
 
     def _row(self, answer: Explanation, content: Content, at: int, thumbnail: str | None) -> dict[str, Any]:
-        names = answer.setting.class_names
+        names = answer.class_names
         predicted = int(answer.logits[0].argmax())
         truth = self._at("labels", at)
         if truth is not None:

@@ -92,11 +92,11 @@ class Settings:
         return FinerCAM(
             model,
             self.method,
-            self.gamma,
-            self.references,
-            self.num_references,
-            self.weights,
-            list(self.layers),
+            gamma=self.gamma,
+            references=self.references,
+            num_references=self.num_references,
+            weights=self.weights,
+            layer=list(self.layers),
             class_names=self.class_names,
             fusion=self.fusion,
             keep_images=False,
@@ -132,7 +132,6 @@ def resolve_settings(
     """
     from finercam._version import __version__
     from finercam.explainer import FinerCAM
-    from finercam.methods.method import is_linear
     from finercam.names import class_id
 
     shard = SHARD if shard is None else shard
@@ -147,24 +146,25 @@ def resolve_settings(
     explain = FinerCAM(
         loaded.model,
         method,
-        gamma,
-        references,
-        num_references,
-        weights,
-        [layer] if isinstance(layer, str) else (list(layer) if layer else None),
+        gamma=gamma,
+        references=references,
+        num_references=num_references,
+        weights=weights,
+        layer=[layer] if isinstance(layer, str) else (list(layer) if layer else None),
         class_names=loaded.class_names,
         fusion=fusion,
         keep="contrast",
         keep_images=False,
         preset=preset,
     )
-    if explain.references in ("all", "confused") or explain.num_references > MOST_REFERENCES:
+    question = explain.question
+    if question.references in ("all", "confused") or question.num_references > MOST_REFERENCES:
         raise FinerCAMError(
             f"a run keeps a map of each reference: name at most {MOST_REFERENCES}, picked by predicted, similar or nearest"
         )
-    if explain.weights not in ("mean", "probability"):
+    if question.weights not in ("mean", "probability"):
         raise FinerCAMError(
-            f"weights={explain.weights!r} need more than a map a class; a run takes mean or probability"
+            f"weights={question.weights!r} need more than a map a class; a run takes mean or probability"
         )
     with torch.no_grad():
         height, width = loaded.preprocess.tensor_size((256, 256))
@@ -178,14 +178,14 @@ def resolve_settings(
         num_classes=count,
         class_names=None if names is None else tuple(names),
         preprocess=loaded.preprocess.to_json(),
-        method=explain.method.name,
+        method=question.method.name,
         layers=answer.layers,
-        gamma=explain.gamma,
-        gammas=() if is_linear(explain.method) else _strengths(gammas, explain.gamma),
-        references=explain.references,
-        num_references=explain.num_references,
+        gamma=float(question.gamma),
+        gammas=() if question.method.linear else _strengths(gammas, float(question.gamma)),
+        references=question.references,
+        num_references=question.num_references,
         against=tuple(dict.fromkeys(class_id(d, names, count, "reference") for d in against)),
-        weights=explain.weights,
+        weights=question.weights,
         fusion=fusion,
         target="class" if target_id is not None else str(target),
         target_id=target_id,
@@ -214,6 +214,6 @@ def method_of(settings: Settings) -> Method:
 
 def _strengths(asked: Sequence[float], gamma: float) -> tuple[float, ...]:
     """The strengths of which maps are kept: the asked one, the plain map, and those named."""
-    from finercam.explanation import per_sample_gamma
+    from finercam.question import checked_gammas
 
-    return tuple(sorted({0.0, gamma, *(float(per_sample_gamma(value, 1)) for value in asked)}))
+    return tuple(sorted({0.0, gamma, *(float(checked_gammas(value)) for value in asked)}))

@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finercam.core import references as strategies
 from finercam.core.contrast import Contrast
-from finercam.core.evidence import Evidence, NotKept
+from finercam.core.evidence import Evidence, Keep, NotKept
 from finercam.core.references import NONE, References
 from finercam.core.views import IDENTITY
 from finercam.errors import FinerCAMError
-from finercam.explanation import Explanation, Setting
+from finercam.explanation import Explanation
 from finercam.methods import Method, get
-from finercam.methods.gather import gradients
-from finercam.names import shared_or_per_sample
+from finercam.question import Question
 from finercam.run.settings import Settings
 
 __all__ = ["ClassMaps", "StrengthMaps", "answers"]
@@ -72,26 +70,20 @@ class StrengthMaps(Evidence):
     def sliced(self, at: slice) -> Evidence:
         own, maps = self.asked, self.strengths
         assert own is not None and maps is not None
-        asked = Contrast(own.target[at], own.references[at], own.gamma[at], own.weights)
-        return StrengthMaps(**vars(super().sliced(at)), asked=asked, gammas=self.gammas, strengths=maps[at])
+        return StrengthMaps(**vars(super().sliced(at)), asked=own[at], gammas=self.gammas, strengths=maps[at])
 
 
-@dataclass(frozen=True)
 class StoredBackend:
-    """Settles which classes are meant, from names and stored logits alone."""
+    """What a finished run can do for its explanations: it has neither model nor head."""
 
-    class_names: tuple[str, ...] | None
+    def head_rows(self, num_classes: int) -> None:
+        return None
 
-    def choose(self, logits: Tensor, target: Tensor, against: Any, count: int) -> References:
-        if against is None:
-            ids, strategy = strategies.predicted(logits, target, count), "predicted"
-        else:
-            asked = shared_or_per_sample(against, len(target), self.class_names, logits.shape[1])
-            ids, strategy = strategies.explicit(asked, target, logits.shape[1]), "explicit"
-        return References(ids, torch.full(ids.shape, torch.nan), strategy)
-
-    def explain(self, images: Tensor, contrast: Contrast, references: References, setting: Setting) -> Explanation:
+    def answer(self, images: Tensor, question: Question, contrast: Contrast, references: References) -> Explanation:
         raise NotKept("a run has no model to ask; explain the images again")
+
+    def with_settings(self, *, keep: Keep | None = None, **question: Any) -> StoredBackend:
+        return self
 
 
 def answers(table: Any, settings: Settings) -> Iterator[tuple[Any, Explanation]]:
@@ -141,19 +133,19 @@ def _answer(table: Any, settings: Settings) -> Explanation:
     size = (table.column("input_height")[0].as_py(), table.column("input_width")[0].as_py())
     method = get(settings.method)
     strategy = "explicit" if settings.against else settings.references
-    setting = Setting(
-        Method(method.name, _sum if settings.linear else _as_kept, _from_rows, method.summary),
-        settings.layers,
-        strategy,
-        settings.num_references,
-        settings.fusion,
-        size,
-        settings.class_names,
+    question = Question.make(
+        Method(method.name, _sum if settings.linear else _as_kept, _from_rows, method.summary, method.label),
+        settings.gamma,
+        # The stored logits are exact for the likeliest classes only, so the other strategies cannot pick again.
+        references=settings.references if settings.references == "predicted" else "similar",
+        num_references=settings.num_references,
+        weights=settings.weights,
+        fusion=settings.fusion,
     )
     directions = torch.zeros(count, kept.shape[1], settings.num_classes, dtype=torch.float64)
     directions.scatter_(2, kept.long()[:, :, None], 1.0)
     # score methods took the empty input's score off the target's map alone, so another target is not theirs to answer
-    fixed = None if method.gather is gradients else target
+    fixed = None if method.evidence == "gradients" else target
     if settings.linear:
         evidence: Evidence = ClassMaps(logits, directions, ones, tuple(maps), None, fixed)
     else:
@@ -161,10 +153,13 @@ def _answer(table: Any, settings: Settings) -> Explanation:
     return Explanation.of(
         contrast,
         References(references, similarity, strategy),
-        setting,
+        question,
         ((IDENTITY, evidence),),
         logits=logits.float(),
-        backend=StoredBackend(settings.class_names),
+        layers=settings.layers,
+        image_size=size,
+        class_names=settings.class_names,
+        backend=StoredBackend(),
     )
 
 

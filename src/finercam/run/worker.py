@@ -17,7 +17,6 @@ from finercam.core.evidence import Evidence, directions
 from finercam.core.maps import signed_map
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
-from finercam.methods import rules
 from finercam.names import class_id, label
 from finercam.run.pictures import Read
 from finercam.run.rows import OK, write_rows
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from finercam.methods import Method
 
 __all__ = ["Worker"]
-
-BROADCASTING = (rules.gradcam, rules.xgradcam, rules.hirescam)
-"""Rules to which a gradient that is the same at all places can be given as `(N, C, 1, 1)`."""
 
 
 @dataclass
@@ -149,13 +145,13 @@ class Worker:
         settings, explain = self.settings, self._explainer
         tensors = [read.tensor for read in reads if read.tensor is not None]
         with _autocast(settings):
-            source = explain.look(torch.stack(tensors).to(self._device))
+            source = explain.capture(torch.stack(tensors).to(self._device))
             logits = source.logits.cpu().double()
             target = self._target(logits, [rows[read.entry.position]["label_id"] for read in reads])
             against, alone = self._against(logits, target)
-            picked = explain.choose(logits, target, against, settings.num_references)
-            gamma = torch.full((len(reads),), settings.gamma, dtype=torch.float64)
-            contrast = Contrast(target, picked.ids, gamma, settings.weights)
+            question = explain.question.changed(target=target, against=against)
+            bound = question.bind(len(reads), logits.shape[1], settings.class_names)
+            contrast, picked = bound.resolve(logits, explain.head_rows(logits.shape[1]))
             keep = "contrast" if not settings.linear else settings.keep or "references"
             kept = directions(logits, contrast, keep)
             evidence = self._method.gather(source, contrast, kept)
@@ -201,13 +197,13 @@ class Worker:
         found = []
         with torch.autocast(evidence.activations[0].device.type, enabled=False):
             for activation, gradients in zip(evidence.activations, evidence.gradients, strict=True):
-                one_place = gradients.stride()[-2:] == (0, 0) and self._method.rule in BROADCASTING
+                one_place = gradients.stride()[-2:] == (0, 0) and self._method.broadcasts
                 gradients = (gradients[..., :1, :1] if one_place else gradients).float()
                 wide = activation.float()
                 if evidence.baseline is not None:  # Score-CAM takes the empty input's score off the target's alone
                     own = evidence.baseline.gather(1, ids[:, :1].to(evidence.baseline.device)).float()
                     gradients = torch.cat([gradients[:, :1] - own[:, :, None, None, None], gradients[:, 1:]], 1)
-                if one_place and self._method.rule is not rules.xgradcam:  # all classes in one pass over the channels
+                if one_place and self._method.name != "xgradcam":  # all classes in one pass over the channels
                     found.append(torch.einsum("nmc,nchw->nmhw", gradients[..., 0, 0], wide))
                 else:
                     found.append(torch.stack([self._method.rule(wide, one) for one in gradients.unbind(1)], 1))

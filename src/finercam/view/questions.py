@@ -118,7 +118,7 @@ def closest(answer: Explanation) -> Tensor:
     references = answer.references.cpu()
     if references.shape[1] == 0:
         return torch.full((len(answer),), NONE)
-    if answer.setting.strategy not in ("explicit", "all"):
+    if answer.strategy not in ("explicit", "all"):
         return references[:, 0]
     logits = answer.logits.detach().cpu().double().gather(1, references.clamp(min=0))
     return references.gather(1, logits.masked_fill(references == NONE, -torch.inf).argmax(1, keepdim=True)).squeeze(1)
@@ -192,7 +192,7 @@ def _both_ways(answer: Explanation, rival: Tensor) -> tuple[Explanation, Explana
 
 def _difference(forward: Explanation, reverse: Explanation) -> Tensor:
     both = forward.signed.clamp(min=0) - reverse.signed.clamp(min=0)
-    large = upsample(both.float(), forward.setting.image_size)
+    large = upsample(both.float(), forward.image_size)
     return large / peak(large.abs())
 
 
@@ -233,7 +233,7 @@ def _how(answer: Explanation, gamma: bool = True) -> str:
     """How it was made, in one line."""
     strengths = sorted({round(value, 4) for value in answer.gamma.tolist()})
     strength = f", γ {' / '.join(f'{value:g}' for value in strengths[:4])}" if gamma else ""
-    picked = "references given" if answer.setting.strategy == "explicit" else f"references {answer.setting.strategy}"
+    picked = "references given" if answer.strategy == "explicit" else f"references {answer.strategy}"
     height, width = answer.signed.shape[-2:]
     return (
         f"finercam: {answer.method} at {', '.join(answer.layers)} ({height}×{width}){strength}, "
@@ -251,7 +251,7 @@ def _name(answer: Explanation) -> str:
 
 def _class(answer: Explanation, index: int) -> str:
     """The common name alone where it says which class it is; the scientific one before it would fill the line."""
-    names = answer.setting.class_names
+    names = answer.class_names
     return _commons(names)[index] if names is not None else label(index, None)
 
 

@@ -1,0 +1,142 @@
+"""The caller's model, and what was found out about it once: target layers, token grid, linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from finercam.core.capture import Scores
+from finercam.core.grid import Layout, find_layout
+from finercam.core.head import find_head, head_rows
+from finercam.core.layers import LayerSpec, resolve_layers, unwrap
+from finercam.errors import FinerCAMError
+from finercam.io import one_line
+from finercam.methods.source import Source
+
+__all__ = ["Classifier"]
+
+
+class Classifier:
+    """Runs a model on images and keeps what later questions need; the model is left as it was found.
+
+    `layer` names the target layers or is None to find them; `scores` picks the logits out of what the model returns;
+    `layout` overrides the token grid. Layers and head are looked for once, their weights are read at every run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: LayerSpec | Sequence[LayerSpec] | None = None,
+        scores: Scores | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        self.model = unwrap(model)
+        self.layer = layer
+        self.scores = scores
+        self.layout = layout
+        self.num_classes: int | None = None
+        self._layers: tuple[tuple[str, nn.Module], ...] | None = None
+        self._head: tuple[int, nn.Module | None] | None = None
+        self._averages: bool | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...] | None:
+        """Names of the target layers; None until the first run, if they are to be found."""
+        return None if self._layers is None else tuple(name for name, _ in self._layers)
+
+    def capture(self, images: Tensor, first: int = 0) -> Source:
+        """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail.
+
+        Errors count the samples from `first`.
+        """
+        version = _version(images)
+        try:
+            source = Source.of(self.model, self._found_layers(images), images, self.scores, self._find_layout)
+        except (FinerCAMError, torch.cuda.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise FinerCAMError(
+                f"the model could not run on images of shape {tuple(images.shape)}: {one_line(error)}"
+            ) from error
+        if _version(images) != version:
+            raise FinerCAMError(
+                "the model writes into the images it is given, which would falsify later questions; let it work on a "
+                "copy, as model(x.clone())"
+            )
+        if len(source.logits) != len(images):
+            raise FinerCAMError(
+                f"logits of shape {tuple(source.logits.shape)} for {len(images)} images; expected one row each"
+            )
+        if not bool(source.logits.isfinite().all()):
+            bad = ((~source.logits.isfinite().all(dim=1)).nonzero().flatten() + first).tolist()
+            raise FinerCAMError(
+                f"the model gave logits that are not finite for samples {bad[:8]}; leave those images out"
+            )
+        self.num_classes = source.logits.shape[1]
+        return self._with_averaging_head(source)
+
+    def head_rows(self, num_classes: int) -> Tensor | None:
+        """Weight rows `(K, D)` of the linear head as they are now, or None without one."""
+        head = self._linear_head(num_classes)
+        return None if head is None else head[0]
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """A copy of usable images on the model's device and in its precision; raises FinerCAMError for others."""
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
+            raise FinerCAMError(
+                f"images are {kind}; expected a float tensor (N, C, H, W), normalised as the model was trained"
+            )
+        if images.ndim != 4 or 0 in images.shape:
+            hint = "; add a batch dimension, images[None]" if images.ndim == 3 else ""
+            raise FinerCAMError(
+                f"images of shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image{hint}"
+            )
+        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), images)
+        # A copy, because later questions may need the images after the caller has refilled the buffer.
+        with torch.inference_mode(False):
+            images = images.detach().to(parameter.device, parameter.dtype, copy=True)
+        # A sum is cheap and finite where all pixels are; only where it is not, the pixels are checked one by one.
+        if not bool(images.sum().isfinite()) and not bool(images.isfinite().all()):
+            bad = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels as {images.dtype}; leave them out")
+        return images
+
+    def _found_layers(self, images: Tensor) -> tuple[tuple[str, nn.Module], ...]:
+        if self._layers is None:
+            layers = tuple(resolve_layers(self.model, self.layer, images))
+            if len({module for _, module in layers}) < len(layers):
+                raise FinerCAMError(f"layers {[name for name, _ in layers]} name a layer twice; name each once")
+            self._layers = layers
+        return self._layers
+
+    def _find_layout(self, activation: Tensor, images: Tensor, module: nn.Module) -> Layout:
+        return find_layout(activation.shape, images.shape, self.model, self.layout, module)
+
+    def _linear_head(self, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
+        if self._head is None or self._head[0] != num_classes:
+            self._head = (num_classes, find_head(self.model, num_classes))
+        head = self._head[1]
+        return None if head is None else head_rows(head, num_classes)
+
+    def _with_averaging_head(self, source: Source) -> Source:
+        """Skip the backward pass where the head averages one layer's maps.
+
+        Every batch's logits must agree with that, and once the model's own gradients.
+        """
+        if self._averages is False:
+            return source
+        rows = source.averaging(self._linear_head(source.logits.shape[1]))
+        if rows is not None and self._averages is None:
+            self._averages = source.gradients_match(rows)
+        return replace(source, averaged=rows) if rows is not None and self._averages else source
+
+
+def _version(images: Tensor) -> int:
+    """How often the tensor was written to; inference tensors do not count."""
+    return 0 if images.is_inference() else images._version
