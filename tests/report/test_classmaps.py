@@ -130,7 +130,7 @@ def test_maps_without_channels_offer_no_orthogonal_weights(explain, images):
     ((view, evidence),) = answer.seen
     maps = torch.einsum("nmchw,nchw->nmhw", evidence.gradients[0], evidence.activations[0])[:, :, None]
     flat = replace(evidence, activations=(torch.ones_like(maps[:, 0]),), gradients=(maps,))
-    stored = replace(answer, seen=((view, flat),), setting=replace(answer.setting, method=get("hirescam")))
+    stored = replace(answer, seen=((view, flat),), question=answer.question.changed(method="hirescam"))
     kept = entry(page(stored), "hirescam")
     assert kept["kind"] == "linear" and "gram" not in kept["layers"][0]
 
@@ -158,5 +158,5 @@ def test_budget_holds_for_fine_maps(model, images):
     assert 4 <= len(data["classes"]) < 30
     assert len(json.dumps(data)) < BUDGET + 8_000
     close(combined(entry(data, "gradcam"), 0, [1, 2, 3], [1 / 3] * 3, 0.6), answer.signed[0], share=0.02)
-    layercam = replace(answer, setting=replace(answer.setting, method=get("layercam")))
+    layercam = replace(answer, question=answer.question.changed(method="layercam"))
     assert len(json.dumps(page(layercam))) < 2 * BUDGET  # the asked question is never left out

@@ -320,8 +320,7 @@ class TestDifference:
                 ("explicit", likely),
                 ("all", likely),
             ):
-                setting = replace(asked.setting, strategy=strategy)
-                assert plot.closest(replace(asked, logits=logits, setting=setting)).tolist() == [expected]
+                assert plot.closest(replace(asked, logits=logits, strategy=strategy)).tolist() == [expected]
 
 
 class TestShown:

@@ -61,7 +61,7 @@ def _show(
     if len(prompts) < 2:
         raise FinerCAMError(f"--text and --against are both {against!r}; give a text and a more general word")
     classify = ZeroShotClassifier(loaded.model, loaded.tokenizer, prompts)
-    explain = FinerCAM(classify, method, gamma, class_names=prompts, keep=range(len(prompts)))
+    explain = FinerCAM(classify, method, gamma=gamma, class_names=prompts, keep=range(len(prompts)))
     folder, rows, failures = Folder(out, model), [], 0
     for path in files:
         try:

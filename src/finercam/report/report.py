@@ -61,7 +61,7 @@ def write_report(
 
     Raises FinerCAMError if there is nothing to write, or names, images or labels do not match the answers.
 
-    >>> import torch
+    >>> import tempfile, torch
     >>> from finercam import FinerCAM
     >>> nn = torch.nn
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
