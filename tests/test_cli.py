@@ -96,7 +96,14 @@ class TestExplain:
         options = ["--gamma", 0.9, "--method", "layercam", "--num-references", 1, "--references", "predicted"]
         assert run("explain", photos / "b.jpg", "--model", model, "--out", tmp_path, *options).exit_code == 0
         loaded = load_model(model)
-        explain = FinerCAM(loaded.model, "layercam", gamma=0.9, references="predicted", num_references=1, class_names=loaded.class_names)
+        explain = FinerCAM(
+            loaded.model,
+            "layercam",
+            gamma=0.9,
+            references="predicted",
+            num_references=1,
+            class_names=loaded.class_names,
+        )
         expected = explain(loaded.preprocess(read_image(photos / "b.jpg"))[None])
         entry = index(tmp_path)[0]
         with np.load(tmp_path / entry["files"]["maps"], allow_pickle=False) as maps:
