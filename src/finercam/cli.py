@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -21,6 +22,7 @@ from finercam.commands.probe import probe
 from finercam.commands.report import report
 from finercam.commands.run import run
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 __all__ = ["app", "main"]
 
@@ -28,7 +30,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class OneLineErrors(TyperGroup):
-    """Whatever the user can mend is told in one line on stderr with exit status 2, and never as a traceback."""
+    """What the user can fix is one line on stderr with exit status 2, and never a traceback."""
 
     def main(
         self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **options: Any
@@ -38,15 +40,17 @@ class OneLineErrors(TyperGroup):
         try:
             typed = list(sys.argv[1:] if args is None else args) or ["--help"]
             status = super().main(typed, *more, standalone_mode=False, **options)
+            sys.stdout.flush()
         except FinerCAMError as error:
             status = _tell(str(error), MISUSED)
         except _USAGE as error:
             status = _tell(error.format_message(), error.exit_code)
         except (typer.Abort, KeyboardInterrupt):
             status = _tell("interrupted", INTERRUPTED)
-        except BrokenPipeError:  # as in `finercam methods | head -1`; the exit must not flush into it again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = FAILED
+        except BrokenPipeError:  # as in `finercam methods | head -1`
+            status = _without_stdout(FAILED)
+        except OSError as error:  # as in `finercam methods > /dev/full`
+            status = _tell(f"{error.filename or 'the output'}: {one_line(error)}", _without_stdout(MISUSED))
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -92,6 +96,13 @@ app.command()(methods)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends with SystemExit: 0, 1 (some of the work failed) or 2 (usage)."""
     app(args=arguments, prog_name="finercam")
+
+
+def _without_stdout(status: int) -> int:
+    """The status, after stdout was replaced: the interpreter must not fail once more when it flushes it at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _tell(message: str, status: int) -> int:

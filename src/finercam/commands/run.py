@@ -1,8 +1,12 @@
-"""`finercam run`: every image of a dataset into sharded Parquet; stopped at any moment, the same command goes on."""
+"""`finercam run`: every image of a dataset into sharded Parquet; after any interruption the same command continues."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,90 +26,143 @@ def run(
     out: str = typer.Option(
         ..., "--out", "-o", help="Folder for rows/*.parquet and manifest.json, or an s3:// address."
     ),
-    model: str = typer.Option(..., "--model", "-m", help="What to explain; 'finercam models' tells the forms."),
-    method: str = typer.Option("gradcam", help="Base method; 'finercam methods' lists them."),
+    model: str = typer.Option(..., "--model", "-m", help="The model; 'finercam models' lists the forms."),
+    method: str = typer.Option("gradcam", help="The method; 'finercam methods' lists them."),
     target: str = typer.Option("prediction", help="Class to explain: prediction, label, or one class by name or id."),
-    against: list[str] = typer.Option(None, help="Class to hold it against, by name or id; may be repeated."),
+    against: list[str] = typer.Option(None, help="Rival class, by name or id; may be repeated."),
     gamma: float = typer.Option(None, help="Strength of the contrast; 0 is the plain method. [default: 0.6]"),
-    gammas: str = typer.Option(None, help="For methods that are not linear: other strengths to keep, as 0.3,0.9."),
+    gammas: str = typer.Option(
+        None, help="For methods that are not linear: further values of gamma to keep, for example 0.3,0.9."
+    ),
     references: str = typer.Option(
-        None, help="How rivals are picked: predicted, similar, nearest. [default: predicted]"
+        None, help="How rival classes are picked: predicted, similar, nearest. [default: predicted]"
     ),
-    num_references: int = typer.Option(None, min=1, help="How many rivals are picked. [default: 1]"),
-    weights: str = typer.Option(None, help="How rivals count: mean or probability. [default: mean]"),
-    preset: str = typer.Option("measured", help="Where those are not given: measured, or paper (3 similar classes)."),
-    keep: int = typer.Option(0, min=0, help="Also keep maps of so many of the likeliest classes, to be asked later."),
+    num_references: int = typer.Option(None, min=1, help="How many rival classes are picked. [default: 1]"),
+    weights: str = typer.Option(None, help="How several rivals are weighted: mean or probability. [default: mean]"),
+    preset: str = typer.Option(
+        "measured", help="Defaults of the options above: measured, or paper (3 similar classes)."
+    ),
+    keep: int = typer.Option(
+        0, min=0, help="Also keep the maps of this many of the most probable classes, for later questions."
+    ),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
-    fusion: str = typer.Option("mean", help="How the maps of several layers are joined: mean or product."),
+    fusion: str = typer.Option("mean", help="How the maps of several layers are combined: mean or product."),
     size: int = typer.Option(None, min=16, help="Input size in pixels, instead of the model's own."),
-    top: int = typer.Option(5, min=1, help="How many predictions each row lists."),
-    split: str = typer.Option(None, help="Split of the dataset, where it has several."),
-    limit: int = typer.Option(None, min=1, help="Only the first so many images."),
-    precision: str = typer.Option("float32", help="float32, bfloat16 or float16: what the model computes in."),
-    batch_size: int = typer.Option(None, min=1, help="Images at a time. [default: 8 on a processor, else 32]"),
-    shard: int = typer.Option(None, min=1, help="Images a file, at most lost when killed. [default: 512]"),
+    top: int = typer.Option(5, min=1, help="How many predictions a row lists."),
+    split: str = typer.Option(None, help="Split of the dataset, if it has several."),
+    limit: int = typer.Option(None, min=1, help="Only this many images, from the start of the list."),
+    precision: str = typer.Option(
+        "float32", help="Precision in which the model computes: float32, bfloat16 or float16."
+    ),
+    batch_size: int = typer.Option(None, min=1, help="Images a batch. [default: 8 on a CPU, else 32]"),
+    shard: int = typer.Option(None, min=1, help="Images a file of rows; a kill loses at most these. [default: 512]"),
     threads: int = typer.Option(
-        None, min=1, help="Threads of the model; part of the settings, as sums depend on it."
+        None, min=1, help="Threads of the model; one of the settings, since the last bits depend on it."
     ),
-    readers: int = typer.Option(None, min=0, help="Threads that decode ahead. [default: one a processor, at most 4]"),
+    readers: int = typer.Option(
+        None, min=0, help="Threads that decode pictures ahead. [default: one a CPU, at most 4]"
+    ),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
-    redo: bool = typer.Option(False, help="Make anew what was made of another model, setting, list or image."),
+    redo: bool = typer.Option(False, help="Explain again what was made with another model, setting, list or image."),
     check_contents: bool = typer.Option(
-        False, help="Before going on, hash all images again, not only changed files."
+        False, help="Before continuing, hash all images again, not only files whose size or time changed."
     ),
-    ray: str = typer.Option(None, help="Spread over a Ray cluster: local, auto, or its address."),
+    ray: str = typer.Option(None, help="Use a Ray cluster: local, auto, or its address."),
     workers: int = typer.Option(2, min=1, help="With --ray: how many workers hold the model."),
     gpus_per_worker: float = typer.Option(0.0, min=0.0, help="With --ray: GPUs, or a share of one, for each worker."),
 ) -> None:
-    """Explain a whole dataset into Parquet that can be asked again without the model (finercam.open_run)."""
+    """Explain a whole dataset into Parquet files that answer further questions without the model (finercam.open_run).
+
+    Stopped at any moment, the same command continues. Exit status: 0, 1 where images failed, 2 where the run cannot
+    be made, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     from finercam.commands.console import complain, progress
     from finercam.commands.explain import load
     from finercam.run import Cluster, explain_dataset
 
-    loaded = load(model, _device(device, ray, gpus_per_worker), size)
-    begun = time.perf_counter()
-    with progress(2) as bar:
-        task = bar.add_task("explaining", total=None)
-        outcome = explain_dataset(
-            data,
-            loaded,
-            out,
-            split=split,
-            limit=limit,
-            redo=redo,
-            check_contents=check_contents,
-            readers=readers,
-            cluster=None if ray is None else Cluster(ray, workers, gpus_per_worker),
-            model_string=model,
-            size=size,
-            progress=lambda at, total: bar.update(task, completed=at, total=total),
-            tell=lambda line: complain(line, None if bar.disable else bar.console),
-            method=method,
-            target=target if target in ("prediction", "label") else _class(target, loaded),
-            against=[_class(name, loaded) for name in against or ()],
-            gamma=gamma,
-            gammas=_numbers(gammas),
-            references=references,
-            num_references=num_references,
-            weights=weights,
-            preset=preset,
-            keep=keep,
-            layer=layer or None,
-            fusion=fusion,
-            top=top,
-            precision=precision,
-            batch=batch_size,
-            shard=shard,
-            threads=threads,
-            device="cuda" if ray is not None and gpus_per_worker > 0 else _kind(loaded),
-        )
+    with _says_what_is_kept(out):
+        cluster = None if ray is None else Cluster(ray, workers, gpus_per_worker)
+        loaded = load(model, _device(device, ray, gpus_per_worker), size)
+        begun = time.perf_counter()
+        with progress(2) as bar:
+            task = bar.add_task("explaining", total=None)
+            outcome = explain_dataset(
+                data,
+                loaded,
+                out,
+                split=split,
+                limit=limit,
+                redo=redo,
+                check_contents=check_contents,
+                readers=readers,
+                cluster=cluster,
+                model_string=model,
+                progress=lambda at, total: bar.update(task, completed=at, total=total),
+                tell=lambda line: complain(line, None if bar.disable else bar.console),
+                method=method,
+                target=target if target in ("prediction", "label") else _class(target, loaded),
+                against=[_class(name, loaded) for name in against or ()],
+                gamma=gamma,
+                gammas=_numbers(gammas),
+                references=references,
+                num_references=num_references,
+                weights=weights,
+                preset=preset,
+                keep=keep,
+                layer=layer or None,
+                fusion=fusion,
+                top=top,
+                precision=precision,
+                batch=batch_size,
+                shard=shard,
+                threads=threads,
+                device="cuda" if ray is not None and gpus_per_worker > 0 else _kind(loaded),
+            )
     _report(outcome, out, time.perf_counter() - begun)
     if outcome.failed:
         raise typer.Exit(1)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def _says_what_is_kept(out: str) -> Iterator[None]:
+    """After Ctrl-C or SIGTERM one line says what is kept and how to continue."""
+    from finercam.commands.console import complain
+
+    def terminate(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if main else None
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, _Terminated)
+        complain(f"{'terminated' if terminated else 'interrupted'}; {_kept(out)}")
+        raise typer.Exit(143 if terminated else 130) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _kept(out: str) -> str:
+    """What an unfinished run has on the disk, and what to do next."""
+    from finercam.errors import FinerCAMError
+    from finercam.run import open_run
+
+    try:
+        stopped = open_run(out)
+        kept = sum(map(stopped.length, stopped.shards))
+    except FinerCAMError:
+        return f"nothing is in {out} yet; run the same command again to begin"
+    return f"{out} keeps {kept:,} of {len(stopped):,} images; run the same command again to continue"
+
+
 def _report(outcome: Outcome, out: str, seconds: float) -> None:
-    """The summary: a line a status, with the first image of each that failed."""
+    """Print a line for each status, with the first image of each that failed."""
     from finercam.commands.console import print_table
     from finercam.run.rows import STATUSES
 
@@ -127,7 +184,7 @@ def _report(outcome: Outcome, out: str, seconds: float) -> None:
 
 
 def _device(device: str, ray: str | None, gpus: float) -> str:
-    """With Ray the driver holds the model only to check what is asked."""
+    """With Ray this process uses the model only to check the question."""
     return "cpu" if ray is not None and device == "auto" else device
 
 

@@ -1,6 +1,8 @@
-"""A whole dataset, on one machine or many: sharded Parquet that can be asked again without the model."""
+"""A whole dataset on one machine or many, as sharded Parquet that answers further questions without the model."""
 
-from finercam.run.job import Cluster, Outcome, explain_dataset
+from finercam.run.cluster import Cluster
+from finercam.run.job import Options, explain_dataset
+from finercam.run.outcome import Outcome
 from finercam.run.reader import Part, Run, open_run
 
-__all__ = ["Cluster", "Outcome", "Part", "Run", "explain_dataset", "open_run"]
+__all__ = ["Cluster", "Options", "Outcome", "Part", "Run", "explain_dataset", "open_run"]

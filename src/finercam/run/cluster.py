@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finercam.errors import FinerCAMError
 from finercam.io import one_line, weights_hash
-from finercam.run.lists import Entry, ImageList
-from finercam.run.manifest import Manifest
+from finercam.models import load_model
+from finercam.run.lists import Entry
 from finercam.run.pictures import read_ahead
+from finercam.run.rows import write_rows
 from finercam.run.settings import Settings, preprocess_of
 from finercam.run.source import open_source
+from finercam.run.work import Work
 from finercam.run.worker import Worker
 
-if TYPE_CHECKING:
-    from finercam.run.job import Cluster
-
-__all__ = ["Actor", "explain_shards"]
+__all__ = ["Actor", "Cluster", "explain_shards"]
 
 TRIES = 3
 """How often a shard is begun again after its worker died."""
@@ -30,78 +30,130 @@ STARTS = 2
 """How often Ray is started here: its own processes have 15 s to come up, which a busy machine may not give them."""
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory for a cluster started here: finished shards wait there to be written."""
+REPORT_EVERY = 0.5
+"""Seconds between two questions to the workers how far they are."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Ray: `address` is "local", "auto" or a cluster's; `workers` hold the model, each with a share of a GPU.
+
+    >>> Cluster(workers=0)
+    Traceback (most recent call last):
+    ...
+    finercam.errors.FinerCAMError: workers=0, gpus=0.0: expected at least 1 worker, and no less than 0
+    """
+
+    address: str = "local"
+    workers: int = 2
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.gpus < 0:
+            raise FinerCAMError(
+                f"workers={self.workers}, gpus={self.gpus}: expected at least 1 worker, and no less than 0"
+            )
 
 
 class Actor:
     """A worker process: the model and the source, opened once. Two shards at a time, so that one is read meanwhile."""
 
-    def __init__(self, settings: dict[str, Any], data: dict[str, Any], readers: int, size: int | None) -> None:
-        from finercam.commands.explain import load
-
+    def __init__(self, settings: dict[str, Any], data: dict[str, Any], readers: int) -> None:
         self.settings = Settings.from_json(settings)
-        loaded = load(self.settings.model, self.settings.device, size)
-        if weights_hash(loaded.model) != self.settings.weights_sha256:
+        model = load_model(self.settings.model, self.settings.device).model
+        if weights_hash(model) != self.settings.weights_sha256:
             raise FinerCAMError(f"model {self.settings.model!r} has other weights on this worker than where it began")
         self.source = open_source(data["text"], data["split"])
-        self.worker = Worker(self.settings, loaded.model, data["numbered"])
+        self.worker = Worker(self.settings, model, data["numbered"])
         self.readers, self.turn = readers, threading.Lock()
+        self.explained: dict[int, int] = {}
 
-    def explain(self, entries: list[Entry], fingerprint: str) -> bytes:
-        """The Parquet file of one shard, as `local` makes it."""
-        ahead = 2 * self.settings.batch
+    def explain(self, number: int, entries: list[Entry], fingerprint: str) -> tuple[int, bytes]:
+        """The number of a shard and its Parquet file, as `local` makes it."""
+        ahead, rows = 2 * self.settings.batch, list[dict[str, Any]]()
         with closing(read_ahead(self.source, preprocess_of(self.settings), entries, self.readers, ahead)) as reads:
             begun = chain(islice(reads, 1), reads)
             first = next(begun)  # reading goes on while another shard has its turn with the model
-            with self.turn:
-                return self.worker.shard(chain([first], begun), fingerprint)
+            with self.turn, self.worker.computing():
+                for some in self.worker.batches(chain([first], begun)):
+                    rows += some
+                    self.explained[number] = len(rows)
+                halved = self.worker.halved
+            self.explained.pop(number)
+        return number, write_rows(rows, fingerprint, halved)
+
+    def progress(self) -> dict[int, int]:
+        """How many images of each shard under way have been explained here."""
+        return dict(self.explained)
 
 
-def explain_shards(
-    cluster: Cluster, manifest: Manifest, listed: ImageList, numbers: Sequence[int], readers: int, size: int | None
-) -> Iterator[tuple[int, bytes]]:
-    """The Parquet file of each shard as it comes. At most two shards a worker are under way.
+def explain_shards(work: Work, cluster: Cluster) -> None:
+    """Explain the shards on a cluster and save each as it comes. At most two shards a worker are under way.
 
     Raises FinerCAMError for a cluster that cannot be reached, and, when all else is done, for shards whose worker
     died each time.
     """
     ray = _started(cluster)
+    from ray.util import ActorPool
+
     kind = ray.remote(Actor).options(
-        num_cpus=1, num_gpus=cluster.gpus, max_restarts=-1, max_task_retries=TRIES, max_concurrency=2
+        num_cpus=1, num_gpus=cluster.gpus, max_restarts=-1, max_task_retries=TRIES, max_concurrency=3
     )
-    data = {"text": manifest.data["text"], "split": manifest.data["split"], "numbered": listed.numbered}
-    digest = manifest.settings.digest
-    lost: list[int] = []
+    data = {**work.manifest.data, "numbered": work.listed.numbered}
+    left = set(work.numbers)
     try:
-        given = (manifest.settings.to_json(), data, readers, size)
-        actors = [kind.remote(*given) for _ in range(min(cluster.workers, len(numbers)))]
-        free = [actor for _ in range(2) for actor in actors]
-        waiting = list(reversed(numbers))
-        under_way: dict[Any, tuple[int, Any]] = {}
-        while waiting or under_way:
-            while waiting and free:
-                number, actor = waiting.pop(), free.pop(0)
-                task = actor.explain.remote(listed.shard(number), listed.fingerprint(number, digest))
-                under_way[task] = (number, actor)
-            for task in ray.wait(list(under_way), num_returns=1)[0]:
-                number, actor = under_way.pop(task)
-                free.append(actor)
-                try:
-                    content = ray.get(task)
-                except ray.exceptions.RayTaskError as error:
+        given = (work.manifest.settings.to_json(), data, work.readers)
+        actors = [kind.remote(*given) for _ in range(min(cluster.workers, len(work.numbers)))]
+        pool, watch = ActorPool(2 * actors), _Watch(ray, actors, work)
+        for number in work.numbers:  # the list is read when a worker is free
+            pool.submit(lambda actor, n: actor.explain.remote(n, work.listed.shard(n), work.fingerprint(n)), number)
+        while pool.has_next():
+            try:
+                number, content = pool.get_next_unordered(timeout=REPORT_EVERY)
+            except ray.exceptions.RayTaskError as error:
+                raise _plain(error) from error
+            except ray.exceptions.RayActorError as error:
+                if "creation" in str(error) or isinstance(error.__cause__, ray.exceptions.RayTaskError):
                     raise _plain(error) from error
-                except ray.exceptions.RayActorError as error:
-                    if "creation" in str(error) or isinstance(error.__cause__, ray.exceptions.RayTaskError):
-                        raise _plain(error) from error
-                    lost.append(number)
-                    continue
-                yield number, content
+            except TimeoutError:
+                watch.look(left)
+            else:
+                work.save(number, content)
+                left.discard(number)
+                watch.look(left)
     finally:
         ray.shutdown()
-    if lost:
+    if left:
+        first = min(left) * work.listed.rows
         raise FinerCAMError(
-            f"{len(lost)} shards were not made: their worker died {TRIES + 1} times (the first: images "
-            f"{lost[0] * listed.rows} to {lost[0] * listed.rows + listed.length(lost[0]) - 1}); run the command again"
+            f"{len(left)} shards were not made: their worker died {TRIES + 1} times (the first: images "
+            f"{first} to {first + work.listed.length(min(left)) - 1}); run the command again"
         )
+
+
+class _Watch:
+    """Asks the workers how far they are, without waiting for one that is busy starting."""
+
+    def __init__(self, ray: Any, actors: list[Any], work: Work) -> None:
+        self.ray, self.actors, self.work = ray, actors, work
+        self.asked: dict[Any, Any] = {}
+        self.partial: dict[int, int] = {}
+        self.most = 0
+
+    def look(self, left: set[int]) -> None:
+        """Report the images of finished shards and what is known of the shards in `left`."""
+        for actor in self.actors:
+            if actor not in self.asked.values():
+                self.asked[actor.progress.remote()] = actor
+        for answer in self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)[0]:
+            del self.asked[answer]
+            with suppress(self.ray.exceptions.RayError):  # a worker that died is asked again
+                self.partial |= self.ray.get(answer)
+        finished = sum(self.work.listed.length(number) for number in self.work.numbers if number not in left)
+        begun = sum(done for number, done in self.partial.items() if number in left)
+        if finished + begun > self.most:  # a shard whose worker died begins again
+            self.most = finished + begun
+            self.work.report(self.most)
 
 
 def _started(cluster: Cluster) -> Any:
@@ -110,27 +162,24 @@ def _started(cluster: Cluster) -> Any:
         import ray
     except ModuleNotFoundError:
         raise FinerCAMError("--ray needs ray: pip install 'finercam[ray]'") from None
-    if cluster.workers < 1 or cluster.gpus < 0:
-        raise FinerCAMError(
-            f"workers={cluster.workers}, gpus={cluster.gpus}: expected at least 1 worker, and no less than 0"
-        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if cluster.address == "local":
         gpus = {"num_gpus": math.ceil(cluster.workers * cluster.gpus)} if cluster.gpus else {}
         started = {"num_cpus": cluster.workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
         common |= started | gpus
+    own = signal.getsignal(signal.SIGTERM)
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(address=cluster.address, **common)
-            return ray
+            break
         except Exception as error:  # ray raises plain Exception where its own processes came up too slowly
             ray.shutdown()
             if attempt == STARTS or "timed out during startup" not in str(error):
-                raise FinerCAMError(
-                    f"the Ray cluster {cluster.address!r} cannot be used: {one_line(error)}"
-                ) from error
-    raise AssertionError
+                raise FinerCAMError(f"the Ray cluster {cluster.address!r} cannot be used: {one_line(error)}") from error
+    if own is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, own)  # ray puts its own in its place
+    return ray
 
 
 def _plain(error: BaseException) -> FinerCAMError:

@@ -1,245 +1,133 @@
-"""explain_dataset: every image of a dataset into sharded Parquet; stopped at any moment, the same call goes on."""
+"""explain_dataset: every image of a dataset into sharded Parquet; after any interruption the same call continues."""
 
 from __future__ import annotations
 
-import json
 import os
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from finercam.errors import FinerCAMError
-from finercam.run import local
+from finercam.run import cluster, local
+from finercam.run.cluster import Cluster
 from finercam.run.lists import ImageList, write_list
 from finercam.run.manifest import Manifest, about, read_manifest
-from finercam.run.rows import FINE, read_shard, shard_name
+from finercam.run.outcome import Outcome, read_outcome, write_summary
+from finercam.run.pending import pending_shards
+from finercam.run.rows import shard_name
 from finercam.run.settings import resolve_settings
 from finercam.run.source import Source, open_source
 from finercam.run.store import Store
-from finercam.run.worker import Worker
+from finercam.run.work import Work
 
 if TYPE_CHECKING:
     from finercam.models import LoadedModel
 
-__all__ = ["Cluster", "Outcome", "explain_dataset"]
+__all__ = ["Options", "explain_dataset"]
 
-LIST, SUMMARY = "list.parquet", "summary.json"
-CHECKED = ("position", "path", "status", "content", "bytes", "modified_ns")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Ray: `address` is "local" or a cluster's; `workers` hold the model, each with a share of a GPU."""
-
-    address: str = "local"
-    workers: int = 2
-    gpus: float = 0.0
+LIST = "list.parquet"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How many images had each status, the first of each that failed, and what else is worth knowing."""
+class Options:
+    """How a run is carried out. `split` and `limit` choose the images; nothing else here changes a row.
 
-    counts: dict[str, int]
-    examples: dict[str, tuple[str, str]]
-    same_content: int
-    unknown_labels: int
-    halved: int
-    explained_now: int
+    `redo` explains again what differs from an earlier run in the same folder. `check_contents` hashes all images
+    before a run continues, not only the files whose size or time changed. `readers` threads decode pictures for each
+    worker. `cluster` spreads the shards over Ray workers, which load `model_string` themselves.
+    """
 
-    @property
-    def failed(self) -> int:
-        return sum(count for status, count in self.counts.items() if status not in FINE)
+    split: str | None = None
+    limit: int | None = None
+    redo: bool = False
+    check_contents: bool = False
+    readers: int | None = None
+    cluster: Cluster | None = None
+    model_string: str | None = None
 
 
 def explain_dataset(
     data: str | os.PathLike[str],
     model: LoadedModel,
     out: str | os.PathLike[str],
+    options: Options | None = None,
     *,
-    split: str | None = None,
-    limit: int | None = None,
-    redo: bool = False,
-    check_contents: bool = False,
-    readers: int | None = None,
-    cluster: Cluster | None = None,
-    model_string: str | None = None,
-    size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     tell: Callable[[str], None] = lambda line: None,
-    **question: Any,
+    **given: Any,
 ) -> Outcome:
     """Explain every image of a dataset into `out/rows/*.parquet`, with `manifest.json`, `list.parquet`, `summary.json`.
 
-    `question` goes to `finercam.run.settings.settle`: method, gamma, references, against, weights, layer, target,
-    keep, precision, batch, shard, threads … A shard is a fixed range of the list, written whole or not at all;
-    shards that are there, undamaged and made of the same things, are not made again. What cannot be explained has a
-    row that says why. `cluster` spreads the shards over Ray workers, which load `model_string` themselves (at `size`).
+    The fields of `Options` may also be given by keyword. The other keywords go to
+    `finercam.run.settings.resolve_settings`: method, gamma, references, against, weights, layer, target, keep,
+    precision, batch, shard, threads and so on. A shard is a fixed range of the list, and its file is written whole or
+    not at all. Files that exist, are undamaged and were made of the same things are not made again. An image that cannot
+    be explained has a row that says why. `progress(done, total)` counts images, batch by batch.
 
-    Raises FinerCAMError if the folder holds a run with another model, setting, list or changed images, unless `redo`:
-    then what differs is made anew.
+    Raises FinerCAMError if the folder holds a run with another model, setting, list or changed images, unless `redo`.
     """
-    source = open_source(data, split)
+    own = {field.name: given.pop(field.name) for field in fields(Options) if field.name in given}
+    options = replace(options or Options(), **own)
+    source = open_source(data, options.split)
     store = Store(out)
     store.make()
-    with store.locked(), TemporaryDirectory(prefix="finercam-") as scratch:
+    with store.locked():
         store.clear()
-        before = _begun(store, redo)
-        goes_on = {} if before is None else before.settings.to_json()
-        for key in ("batch", "shard", "threads"):  # where nothing is said, as the run was begun
-            if question.get(key) is None:
-                question[key] = goes_on.get(key)
-        settings = resolve_settings(model, model_string or model.name, **question)
-        part = Path(scratch) / LIST if store.folder is None else store.folder / f".writing-{LIST}"
-        try:
-            listed = write_list(source, part, settings.shard, limit)
-            asked = {"text": os.fspath(data), "split": split, "limit": limit}
-            found = {"count": listed.count, "sha256": listed.digest, "numbered": listed.numbered}
-            manifest = Manifest(settings, asked | found, about(model.source))
-            if before is not None and not redo and (changes := before.changes(manifest)):
-                raise FinerCAMError(
-                    f"{store.place} holds a run with other {', '.join(changes)}; choose another --out, or pass --redo"
-                )
-            if before is None or before.changes(manifest):
-                manifest.write(store)  # before anything of another run goes: what does not fit it is not trusted
-            store.publish(part, LIST)
-        finally:
-            if store.folder is not None:
-                part.unlink(missing_ok=True)
-        if store.folder is not None:
-            listed = replace(listed, file=store.folder / LIST)
-        left = _pending_shards(store, listed, source, settings.digest, redo, check_contents, tell)
-        done = listed.count - sum(map(listed.length, left))
-        if progress:
-            progress(done, listed.count)
-        for number, content in _shards(left, cluster, source, listed, manifest, model, readers, size):
-            store.write(shard_name(number), content)
-            done += listed.length(number)
-            if progress:
-                progress(done, listed.count)
-        outcome = _outcome(store, listed, sum(map(listed.length, left)))
-        _write_summary(store, outcome)
+        manifest, listed = _begin(store, source, model, os.fspath(data), options, given)
+        numbers = pending_shards(
+            store, listed, source, manifest.settings.digest, options.redo, options.check_contents, tell
+        )
+        left = sum(map(listed.length, numbers))
+        finished = listed.count - left
+        progress(finished, listed.count)
+        work = Work(
+            source,
+            listed,
+            manifest,
+            numbers,
+            local.default_readers() if options.readers is None else options.readers,
+            save=lambda number, content: store.write(shard_name(number), content),
+            report=lambda done: progress(finished + done, listed.count),
+        )
+        if numbers and options.cluster is None:
+            local.explain_shards(work, model.model)
+        elif numbers and options.cluster is not None:
+            cluster.explain_shards(work, options.cluster)
+        outcome = read_outcome(store, listed, left)
+        write_summary(store, outcome)
         return outcome
 
 
-def _begun(store: Store, redo: bool) -> Manifest | None:
-    """The manifest that is there; one that cannot be read counts as none where all may be made anew."""
+def _begin(
+    store: Store, source: Source, model: LoadedModel, data: str, options: Options, given: dict[str, Any]
+) -> tuple[Manifest, ImageList]:
+    """Write the list and the manifest, or find that they are those of the run in the folder."""
+    before = _earlier(store, options.redo)
+    begun = {} if before is None else before.settings.to_json()
+    for key in ("batch", "shard", "threads"):  # a run continues with the values that it began with
+        if given.get(key) is None:
+            given[key] = begun.get(key)
+    settings = resolve_settings(model, options.model_string or model.name, **given)
+    with store.writing(LIST) as part:
+        listed = write_list(source, part, settings.shard, options.limit)
+        described = {"text": data, "split": options.split, "limit": options.limit}
+        found = {"count": listed.count, "sha256": listed.digest, "numbered": listed.numbered}
+        manifest = Manifest(settings, described | found, about(model.source))
+        changes = [] if before is None else before.changes(manifest)
+        if changes and not options.redo:
+            raise FinerCAMError(
+                f"{store.place} holds a run with other {', '.join(changes)}; choose another --out, or pass --redo"
+            )
+        if before is None or changes:
+            manifest.write(store)  # first, so that files of rows which do not fit it are never trusted
+    return manifest, replace(listed, file=store.local(LIST))
+
+
+def _earlier(store: Store, redo: bool) -> Manifest | None:
+    """The manifest of an earlier run in the folder; with `redo` one that cannot be read counts as none."""
     try:
         return read_manifest(store)
     except FinerCAMError:
         if redo:
             return None
         raise
-
-
-def _shards(
-    left: Sequence[int],
-    cluster: Cluster | None,
-    source: Source,
-    listed: ImageList,
-    manifest: Manifest,
-    model: LoadedModel,
-    readers: int | None,
-    size: int | None,
-) -> Iterator[tuple[int, bytes]]:
-    if not left:
-        return iter(())
-    readers = local.default_readers() if readers is None else readers
-    if cluster is None:
-        worker = Worker(manifest.settings, model.model, listed.numbered)
-        return local.explain_shards(worker, source, listed, left, readers)
-    from finercam.run import cluster as engine
-
-    return engine.explain_shards(cluster, manifest, listed, left, readers, size)
-
-
-def _pending_shards(
-    store: Store,
-    listed: ImageList,
-    source: Source,
-    settings: str,
-    redo: bool,
-    check_contents: bool,
-    tell: Callable[[str], None],
-) -> list[int]:
-    """The shards that are to be made. What is damaged or of another run goes; changed images are refused."""
-    wanted = {shard_name(number): number for number in range(listed.shards)}
-    finished = set()
-    changed: list[str] = []
-    for name in store.names("rows"):
-        number = wanted.get(name)
-        if number is None:
-            store.delete(name)
-            continue
-        try:
-            shard = read_shard(store, number, verify=True)
-        except FinerCAMError as error:
-            tell(f"{error}; made anew")
-            store.delete(name)
-            continue
-        if shard.fingerprint != listed.fingerprint(number, settings) or len(shard.table) != listed.length(number):
-            store.delete(name)
-            continue
-        others = _changed(shard.table, source, check_contents)
-        if others and redo:
-            store.delete(name)
-        else:
-            finished.add(number)
-        changed += others
-    if changed and not redo:
-        raise FinerCAMError(
-            f"{len(changed)} images have changed since they were explained ({changed[0]}{', …' if changed[1:] else ''}); "
-            "pass --redo to explain their shards again"
-        )
-    return [number for number in range(listed.shards) if number not in finished]
-
-
-def _changed(table: Any, source: Source, check_contents: bool) -> list[str]:
-    """Paths whose files are not what was explained: by size and time, and then by their hash."""
-    rows = table.select(CHECKED)
-    found = []
-    for position, path, status, content, size, modified in zip(
-        *(rows.column(name).to_pylist() for name in CHECKED), strict=True
-    ):
-        if status in ("duplicate", "refused"):
-            continue
-        now = source.state(position, path)
-        if (now != (size, modified) or check_contents) and source.digest(position, path) != content:
-            found.append(path)
-    return found
-
-
-def _outcome(store: Store, listed: ImageList, explained_now: int) -> Outcome:
-    counts: Counter[str] = Counter()
-    examples: dict[str, tuple[str, str]] = {}
-    marks, unknown, halved = array("Q"), 0, 0
-    for number in range(listed.shards):
-        shard = read_shard(store, number, ("path", "status", "error", "content", "label", "label_id"))
-        halved += shard.halved
-        for row in shard.table.to_pylist():
-            counts[row["status"]] += 1
-            if row["status"] not in FINE:
-                examples.setdefault(row["status"], (row["path"], row["error"] or ""))
-            unknown += row["label"] is not None and row["label_id"] is None
-            if row["content"] is not None and row["status"] != "duplicate":
-                marks.append(int(row["content"][:16], 16))
-    same = len(marks) - len(np.unique(np.frombuffer(marks, np.uint64))) if marks else 0
-    return Outcome(dict(counts), examples, same, unknown, halved, explained_now)
-
-
-def _write_summary(store: Store, outcome: Outcome) -> None:
-    content = {
-        "images": sum(outcome.counts.values()),
-        "statuses": outcome.counts,
-        "examples": {status: {"path": path, "error": error} for status, (path, error) in outcome.examples.items()},
-        "same_content_as_another": outcome.same_content,
-        "labels_unknown_to_the_model": outcome.unknown_labels,
-        "batches_halved": outcome.halved,
-    }
-    store.write(SUMMARY, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

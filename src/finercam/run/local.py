@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
+from typing import Any
 
-from finercam.run.lists import ImageList
+from torch import nn
+
 from finercam.run.pictures import read_ahead
 from finercam.run.rows import write_rows
 from finercam.run.settings import preprocess_of
-from finercam.run.source import Source
+from finercam.run.work import Work
 from finercam.run.worker import Worker
 
 __all__ = ["default_readers", "explain_shards"]
 
 
-def explain_shards(
-    worker: Worker, source: Source, listed: ImageList, numbers: Sequence[int], readers: int
-) -> Iterator[tuple[int, bytes]]:
-    """The Parquet file of each shard, in order. At most two batches are decoded ahead, and one shard packed behind."""
-    entries = (entry for number in numbers for entry in listed.shard(number))
-    prepare, digest = preprocess_of(worker.settings), worker.settings.digest
+def explain_shards(work: Work, model: nn.Module) -> None:
+    """Explain and save the shards in order. Two batches are decoded ahead, and one shard is packed and saved behind.
+
+    A shard that is complete is saved even if the run is interrupted then.
+    """
+    settings, listed = work.manifest.settings, work.listed
+    worker = Worker(settings, model, listed.numbered)
+    entries = (entry for number in work.numbers for entry in listed.shard(number))
+    ahead = 2 * settings.batch
+
+    def save(number: int, rows: Sequence[dict[str, Any]], halved: int) -> None:
+        work.save(number, write_rows(rows, work.fingerprint(number), halved))
+
+    done = 0
     with (
-        closing(read_ahead(source, prepare, entries, readers, 2 * worker.settings.batch)) as reads,
-        _packer() as pack,
+        closing(read_ahead(work.source, preprocess_of(settings), entries, work.readers, ahead)) as reads,
+        ThreadPoolExecutor(1, thread_name_prefix="finercam-save") as saver,
+        worker.computing(),
     ):
-        waiting: tuple[int, Future[bytes]] | None = None
-        for number in numbers:
-            rows = worker.rows(islice(reads, listed.length(number)))
-            packed = pack.submit(write_rows, rows, listed.fingerprint(number, digest), worker.halved)
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = number, packed
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-
-
-def _packer() -> ThreadPoolExecutor:
-    """One shard is compressed while the model works on the next."""
-    return ThreadPoolExecutor(1, thread_name_prefix="finercam-pack")
+        saving: Future[None] | None = None
+        for number in work.numbers:
+            rows: list[dict[str, Any]] = []
+            for some in worker.batches(islice(reads, listed.length(number))):
+                rows += some
+                if len(rows) < listed.length(number):
+                    work.report(done + len(rows))
+            if saving is not None:
+                saving.result()
+            saving = saver.submit(save, number, rows, worker.halved)
+            done += len(rows)
+            work.report(done)
+        if saving is not None:
+            saving.result()
 
 
 def default_readers() -> int:

@@ -59,6 +59,8 @@ def _read(source: Source, preprocess: Preprocess, entry: Entry) -> Read:
             reason = f"{type(error).__name__}: {reason}"
     if found is not None:
         return Read(entry, None, status, reason, found.digest, found.image.size, found.bytes, found.modified_ns)
+    if status == "unavailable":  # tried again by the next run, whatever the file is then
+        return Read(entry, None, status, reason)
     size, modified = (None, None) if status == "refused" else source.state(entry.position, entry.path)
     digest = None if size is None else source.digest(entry.position, entry.path)
     return Read(entry, None, status, reason, digest, None, size, modified)

@@ -85,6 +85,10 @@ class Run:
         there = set(self.store.names("rows"))
         return [number for number in range(self.manifest.shards) if shard_name(number) in there]
 
+    def length(self, number: int) -> int:
+        """How many images a shard has."""
+        return min(self.manifest.settings.shard, len(self) - number * self.manifest.settings.shard)
+
     @property
     def finished(self) -> bool:
         return len(self.shards) == self.manifest.shards

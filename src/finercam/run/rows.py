@@ -18,25 +18,28 @@ if TYPE_CHECKING:
 
     from finercam.run.store import Store
 
-__all__ = ["FINE", "OK", "STATUSES", "Shard", "read_shard", "schema", "shard_name", "write_rows"]
+__all__ = ["FINE", "OK", "PASSING", "STATUSES", "Shard", "read_shard", "schema", "shard_name", "write_rows"]
 
 OK = "ok"
 STATUSES = {
     OK: "explained",
     "duplicate": "listed before; the first one is explained",
     "missing": "no such file",
+    "unavailable": "could not be read this time; the next run tries again",
     "unreadable": "no whole picture in it",
     "refused": "its path leads out of the dataset",
     "unknown_label": "the model has no such class",
     "unexplained": "the model or the question failed on it",
-    "out_of_memory": "does not fit into memory even alone",
+    "out_of_memory": "does not fit into memory even alone; the next run tries again",
 }
 """What can become of an image."""
 FINE = (OK, "duplicate")
-"""What is no failure."""
+"""These are no failures."""
+PASSING = frozenset({"unavailable", "out_of_memory"})
+"""The cause of these can pass, so the next run tries them again."""
 
 META = b"finercam.run"
-"""Under which key of a shard's own metadata the fingerprint of its rows stands."""
+"""The key, in the metadata of a shard, of the fingerprint of its rows."""
 
 
 @cache

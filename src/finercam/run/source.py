@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from finercam.data.sample import ImageDataset
 
-__all__ = ["MAX_BYTES", "Content", "Listed", "NoPicture", "Source", "open_source"]
+__all__ = ["MAX_BYTES", "Content", "Listed", "NoPicture", "Source", "can_pass", "open_source"]
 
 MAX_BYTES = 1 << 29
 """A file larger than this is not read (half a GiB; the largest picture that is decoded has a quarter of it)."""
@@ -29,12 +30,29 @@ PATHS = ("path", "file", "filename", "file_name", "image_path", "image")
 LABELS = ("label", "class", "species", "target")
 
 
+LASTING = frozenset([errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO])
+"""Errors of the system that say something about the path itself."""
+
+
 class NoPicture(FinerCAMError):
     """A picture that cannot be had, with the `status` that its row gets."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+def can_pass(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is one of the system that may not happen again: a disk, the network, rights.
+
+    >>> can_pass(PermissionError(13, "Permission denied")), can_pass(OSError("broken data stream"))
+    (True, False)
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in LASTING:
+            return not isinstance(error, FileNotFoundError)
+        error = error.__cause__
+    return False
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,8 @@ class _Files:
         except FinerCAMError as error:
             raise NoPicture("refused", str(error)) from error
         except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a forbidden folder, an odd name
-            raise NoPicture("unreadable", f"cannot be read: {one_line(error)}") from error
+            status = "unavailable" if can_pass(error) else "unreadable"
+            raise NoPicture(status, f"cannot be read: {one_line(error)}") from error
 
     def _place(self, path: str) -> Path:
         return safe_path(self.root, path, follow=self.follow)
@@ -284,7 +303,8 @@ class ReaderSource:
             raise NoPicture("missing", "does not exist") from None
         except Exception as error:  # a dataset may be anybody's code
             reason = one_line(error)
-            raise NoPicture("missing" if reason.endswith("does not exist") else "unreadable", reason) from error
+            missing = "missing" if reason.endswith("does not exist") else "unreadable"
+            raise NoPicture("unavailable" if can_pass(error) else missing, reason) from error
         file = self._file(path)
         if file is None:
             return Content(image, content_hash(f"{image.mode} {image.size}", image.tobytes()))

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from finercam.errors import FinerCAMError
 from finercam.io import PARTIAL, one_line, whole_file, write_whole
 
-__all__ = ["Store"]
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+__all__ = ["Store", "storage_errors"]
+
+LOCK = ".lock"
+SCRATCH = "finercam-run-"
+FRESH = 60
+"""Seconds during which a temporary folder is not taken for one that a killed run left, as it may not be locked yet."""
 
 
 class Store:
-    """Reads and writes whole files by fixed names, which no dataset has a say in.
+    """Reads and writes whole files by fixed names, none of which comes from the dataset.
 
     On a local folder a file is written under another name, synchronised to the disk and renamed, and so is the
     folder's entry: after a kill or a power cut it is there whole, or not at all. `place` may be an address like
@@ -27,6 +40,7 @@ class Store:
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.place = os.fspath(place)
         self.folder: Path | None = None if "://" in self.place else Path(self.place)
+        self.scratch: Path | None = None
         if self.folder is None:
             from pyarrow import fs
 
@@ -37,43 +51,30 @@ class Store:
 
     def make(self) -> None:
         """Make the folders."""
-        with _told(self.place, "written"):
+        with storage_errors(self.place, "written"):
             if self.folder is None:
                 self.system.create_dir(f"{self.root}/rows", recursive=True)
             else:
                 (self.folder / "rows").mkdir(parents=True, exist_ok=True)
 
     def clear(self) -> None:
-        """Take away what a killed run left half-written; for the one that holds the lock."""
+        """Remove what a killed run left half-written; only for the run that holds the lock."""
         if self.folder is None:
             return
-        with _told(self.place, "written"):
+        with storage_errors(self.place, "written"):
             for place in (self.folder, self.folder / "rows"):
                 for left in place.glob(f"{PARTIAL}*"):
                     left.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one writer; a killed one lets go by itself. Not on remote places."""
-        if self.folder is None:
+        """Hold the folder for one writer until the end, also of a killed one. A remote place has no lock."""
+        with ExitStack() as stack:
+            if self.folder is None:
+                self.scratch = stack.enter_context(_scratch_folder())
+            elif not stack.enter_context(_lock(self.folder)):
+                raise FinerCAMError(f"{self.place}: another run is writing here; wait until it ends, or stop it")
             yield
-            return
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield
-            return
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FinerCAMError(f"{self.place}: another run is writing here; wait for it, or end it") from None
-            except OSError:  # a network file system without locks
-                pass
-            yield
-        finally:
-            os.close(handle)
 
     def exists(self, name: str) -> bool:
         if self.folder is not None:
@@ -84,58 +85,112 @@ class Store:
 
     def names(self, inside: str) -> list[str]:
         """The finished files in a folder, sorted, as `folder/file`."""
-        if self.folder is not None:
-            place = self.folder / inside
-            found = [entry.name for entry in place.iterdir()] if place.is_dir() else []
-        else:
-            from pyarrow import fs
+        with storage_errors(f"{self.place}/{inside}", "read"):
+            if self.folder is not None:
+                place = self.folder / inside
+                found = [entry.name for entry in place.iterdir()] if place.is_dir() else []
+            else:
+                from pyarrow import fs
 
-            listed = self.system.get_file_info(fs.FileSelector(f"{self.root}/{inside}", allow_not_found=True))
-            found = [entry.base_name for entry in listed]
+                listed = self.system.get_file_info(fs.FileSelector(f"{self.root}/{inside}", allow_not_found=True))
+                found = [entry.base_name for entry in listed]
         return sorted(f"{inside}/{name}" for name in found if not name.startswith("."))
 
     def open(self, name: str) -> Any:
         """A file that pyarrow and others can read from."""
-        with _told(f"{self.place}/{name}", "read"):
+        with storage_errors(f"{self.place}/{name}", "read"):
             if self.folder is not None:
                 return (self.folder / name).open("rb")
             return self.system.open_input_file(f"{self.root}/{name}")
 
     def read(self, name: str) -> bytes:
-        with self.open(name) as file, _told(f"{self.place}/{name}", "read"):
+        with self.open(name) as file, storage_errors(f"{self.place}/{name}", "read"):
             return file.read()
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Give a path of this machine to write to, within `locked`; after the block the file is there under its name."""
+        if self.folder is not None:
+            with whole_file(self.folder / name, sync=True) as partial:
+                yield partial
+            return
+        part = self.local(name)
+        with storage_errors(f"{self.place}/{name}", "written"):
+            yield part
+            with part.open("rb") as file, self.system.open_output_stream(f"{self.root}/{name}") as stream:
+                shutil.copyfileobj(file, stream, 1 << 22)
+
+    def local(self, name: str) -> Path:
+        """Where a file that came about by `writing` is read on this machine."""
+        folder = self.folder or self.scratch
+        assert folder is not None
+        return folder / name
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file or none."""
-        with _told(f"{self.place}/{name}", "written"):
-            if self.folder is None:
-                with self.system.open_output_stream(f"{self.root}/{name}") as stream:
-                    stream.write(content)
-                return
+        if self.folder is not None:
             write_whole(self.folder / name, content, sync=True)
-
-    def publish(self, part: Path, name: str) -> None:
-        """Move a file that was written beside, into its place; a remote place gets a copy."""
-        with _told(f"{self.place}/{name}", "written"):
-            if self.folder is not None:
-                with whole_file(self.folder / name, sync=True) as partial:
-                    part.replace(partial)
-                return
-            with part.open("rb") as file, self.system.open_output_stream(f"{self.root}/{name}") as stream:
-                while block := file.read(1 << 22):
-                    stream.write(block)
+            return
+        with (
+            storage_errors(f"{self.place}/{name}", "written"),
+            self.system.open_output_stream(f"{self.root}/{name}") as stream,
+        ):
+            stream.write(content)
 
     def delete(self, name: str) -> None:
-        with _told(f"{self.place}/{name}", "deleted"):
-            if self.folder is not None:
+        """Delete a file. Raises FinerCAMError for a folder of that name, which no run has made."""
+        with storage_errors(f"{self.place}/{name}", "deleted"):
+            if self.folder is None:
+                if self.exists(name):
+                    self.system.delete_file(f"{self.root}/{name}")
+            elif (self.folder / name).is_dir():
+                raise FinerCAMError(
+                    f"{self.place}/{name} is a folder, and a file of rows belongs there; move it away"
+                )
+            else:
                 (self.folder / name).unlink(missing_ok=True)
-            elif self.exists(name):
-                self.system.delete_file(f"{self.root}/{name}")
 
 
 @contextmanager
-def _told(place: str, done: str) -> Iterator[None]:
+def storage_errors(place: str, done: str) -> Iterator[None]:
+    """An OSError as a FinerCAMError, one line: `place` cannot be `done` (read, written, deleted)."""
     try:
         yield
     except OSError as error:
         raise FinerCAMError(f"{place} cannot be {done}: {one_line(error)}") from error
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Whether this process holds the folder now; a process that is killed lets go of it."""
+    if fcntl is None:
+        yield True
+        return
+    with storage_errors(f"{folder}/{LOCK}", "written"):
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        held = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        except OSError:  # a network file system without locks
+            pass
+        yield held
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A temporary folder; those that killed runs of this user left behind are removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError, FinerCAMError):
+            status = left.lstat()
+            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if own and left.is_dir() and not left.is_symlink() and time.time() - status.st_mtime > FRESH:
+                with _lock(left) as held:
+                    if held:
+                        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder, _lock(Path(folder)):
+        yield Path(folder)

@@ -19,7 +19,7 @@ from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import class_id, label
 from finercam.run.pictures import Read
-from finercam.run.rows import OK, write_rows
+from finercam.run.rows import OK
 from finercam.run.settings import Settings, method_of
 
 if TYPE_CHECKING:
@@ -49,25 +49,31 @@ class Worker:
     def __post_init__(self) -> None:
         self.limit = self.limit or self.settings.batch
 
-    def shard(self, reads: Iterable[Read], fingerprint: str) -> bytes:
-        """The Parquet file of one shard's reads."""
-        return write_rows(self.rows(reads), fingerprint, self.halved)
-
-    def rows(self, reads: Iterable[Read]) -> list[dict[str, Any]]:
-        """The rows of one shard's reads, in the order of the list."""
+    def batches(self, reads: Iterable[Read]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of one shard's reads, in the order of the list, some at a time; to be taken within `computing`."""
         reads, self.halved = iter(reads), 0
         # pictures of various shapes wait for others of their shape within a longer range
         window = self.settings.batch * (1 if self.settings.preprocess.get("size") else 4)
-        rows: list[dict[str, Any]] = []
-        with _computing(self.settings):
-            while some := list(islice(reads, window)):
-                found = {read.entry.position: row for read in some for row in [self._row(read)]}
-                for group in self._batches(some, found):
-                    self._explain(group, found)
-                rows += [found[position] for position in sorted(found)]
-        return rows
+        while some := list(islice(reads, window)):
+            rows = {read.entry.position: self._row(read) for read in some}
+            for group in self._of_one_shape(some, rows):
+                self._explain(group, rows)
+            yield [rows[position] for position in sorted(rows)]
 
-    def _batches(self, reads: Sequence[Read], rows: dict[int, dict[str, Any]]) -> Iterator[list[Read]]:
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The same arithmetic in every run: as many threads as the settings say, no cuDNN trials; restored at the end."""
+        threads, cudnn = torch.get_num_threads(), cast(Any, torch.backends.cudnn)
+        before = cudnn.benchmark, cudnn.deterministic
+        torch.set_num_threads(self.settings.threads)
+        cudnn.benchmark, cudnn.deterministic = False, True
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            cudnn.benchmark, cudnn.deterministic = before
+
+    def _of_one_shape(self, reads: Sequence[Read], rows: dict[int, dict[str, Any]]) -> Iterator[list[Read]]:
         shelves: dict[tuple[int, ...], list[Read]] = {}
         for read in reads:
             if read.tensor is not None and rows[read.entry.position]["status"] == OK:
@@ -306,17 +312,3 @@ def _autocast(settings: Settings) -> Any:
         dtype=getattr(torch, settings.precision),
         enabled=settings.precision != "float32",
     )
-
-
-@contextmanager
-def _computing(settings: Settings) -> Iterator[None]:
-    """The same arithmetic in every run: as many threads as the settings say, no cuDNN trials; all put back."""
-    threads, cudnn = torch.get_num_threads(), cast(Any, torch.backends.cudnn)
-    before = cudnn.benchmark, cudnn.deterministic
-    torch.set_num_threads(settings.threads)
-    cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        cudnn.benchmark, cudnn.deterministic = before
