@@ -30,7 +30,9 @@ def statuses(out):
 def test_progress_moves_with_every_batch(tmp_path, pictures_in, toy):
     seen = []
     data = pictures_in(tmp_path / "data", 11)
-    explain_dataset(data, toy(), tmp_path / "run", shard=8, batch=2, progress=lambda done, of: seen.append((done, of)))
+    explain_dataset(
+        data, toy(), tmp_path / "run", shard=8, batch=2, progress=lambda done, of: seen.append((done, of))
+    )
     assert seen == [(done, 11) for done in (0, 2, 4, 6, 8, 10, 11)]
 
 
@@ -163,7 +165,11 @@ def test_output_to_a_full_device_is_one_line(tmp_path, pictures_in, saved_model,
         command = ["run", str(data), "--model", str(saved_model), "--out", str(tmp_path / "run")]
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-m", "finercam.cli", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "finercam.cli", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr

@@ -176,7 +176,9 @@ def _started(cluster: Cluster) -> Any:
         except Exception as error:  # ray raises plain Exception where its own processes came up too slowly
             ray.shutdown()
             if attempt == STARTS or "timed out during startup" not in str(error):
-                raise FinerCAMError(f"the Ray cluster {cluster.address!r} cannot be used: {one_line(error)}") from error
+                raise FinerCAMError(
+                    f"the Ray cluster {cluster.address!r} cannot be used: {one_line(error)}"
+                ) from error
     if own is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, own)  # ray puts its own in its place
     return ray
