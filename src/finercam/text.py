@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from functools import lru_cache
 
-__all__ = ["closed", "common", "literal", "percent"]
+__all__ = ["closed", "common", "literal", "percent", "short_names"]
 
 _HARMLESS = "\u200c\u200d\u200e"
 
@@ -39,6 +41,18 @@ def common(name: str) -> str:
     """
     found = re.fullmatch(r"[A-Z][a-z]+( [a-z-]+){1,2} \(([A-Z][^()\d]*)\)", name)
     return found[2] if found else name
+
+
+@lru_cache(maxsize=8)
+def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The name to show for each class: the common name alone where no other class has it, and never an empty one.
+
+    >>> short_names(("Poecile atricapillus (Black-capped Chickadee)", "Sitta pusilla", ""))
+    ('Black-capped Chickadee', 'Sitta pusilla', 'class 2')
+    """
+    commons = [common(name) if name.strip() else f"class {index}" for index, name in enumerate(names)]
+    counts = Counter(commons)
+    return tuple(short if counts[short] == 1 else name for short, name in zip(commons, names, strict=True))
 
 
 def closed(name: str) -> str:

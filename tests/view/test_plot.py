@@ -19,6 +19,7 @@ from finercam.images import Preprocess
 from finercam.text import literal
 from finercam.view import sheet as sheets
 from finercam.view.colours import evidence_colours, signed_colours
+from finercam.view.drawn import MUTE
 from finercam.view.shown import shown
 from finercam.view.text import _length, font, wrapped
 
@@ -251,6 +252,26 @@ class TestSheets:
                 inner = box.x0 < other.x1 - 1 and other.x0 < box.x1 - 1
                 assert not (inner and box.y0 < other.y1 - 2 and other.y0 < box.y1 - 2)
 
+    def test_titles_of_narrow_letters_end_before_the_next_column(self):
+        # bold and hinted, "fittili" is a quarter wider than its regular letters at a large size
+        names = ["fittili " * 9 + "0", "till it will fill still lilt tilt " * 3, "c"]
+        figure = plot.pair(answer(names))
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        titles = [text for text in figure.texts if text.get_fontweight() == "bold" and text.get_fontsize() < 12]
+        widths = [text.get_window_extent(renderer).width / sheets.DPI for text in titles]
+        assert len(widths) > 3 and max(widths) <= sheets.WIDE
+
+    def test_the_signed_column_shows_the_question_that_was_asked(self):
+        asked = answer(classes=2, gamma=0.3)
+        said = texts(plot.panel(asked))
+        assert "Signed difference, γ = 0.3" in said and "γ = 1" not in said
+        both = asked.signed.clamp(min=0) - asked.reverse().signed.clamp(min=0)
+        tinted = next(
+            a.images[0].get_array() for a in plot.panel(asked).axes[::-1] if len(a.images[0].get_array()) > 1
+        )
+        expected = plot.signed(shown(asked)[0], (both / both.abs().max())[0], mute=MUTE)
+        assert np.abs(np.asarray(tinted).astype(int) - np.asarray(expected)).max() <= 1
+
     def test_rows_for_a_batch_and_a_picture_each(self):
         explain = FinerCAM(Bars(3), layer="features", num_references=2)
         batch = explain(stripes().repeat(3, 1, 1, 1))
@@ -336,6 +357,25 @@ class TestShown:
         asked = explain(stripes() * 2 - 1, target=0)
         seen = shown(asked, None, prepare)[0]
         assert seen[0, 0].tolist() == [255, 0, 0] and seen[0, -1].tolist() == [0, 0, 0]
+
+    def test_a_torchvision_transform_shows_what_it_gives_the_model(self):
+        transforms = pytest.importorskip("torchvision.transforms")
+        prepare = transforms.Compose(
+            [
+                transforms.Resize((8, 12)),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.2)),
+            ]
+        )
+        photo = Image.new("RGB", (120, 80), (200, 100, 50))
+        asked = answer()
+        for image in (photo, [prepare(photo)]):
+            assert np.abs(shown(asked, image, prepare)[0].astype(int) - (200, 100, 50)).max() <= 1
+        assert asked.plot(photo, preprocess=prepare).axes
+        with pytest.raises(FinerCAMError, match="preprocess=str: expected a finercam"):
+            asked.plot(photo, preprocess="resize")
+        with pytest.raises(FinerCAMError, match=r"preprocess gave Image for a photo: expected a tensor"):
+            asked.plot(photo, preprocess=transforms.Resize(8))
 
     def test_without_kept_images_it_asks_for_the_photo(self):
         with pytest.raises(FinerCAMError, match="image="):

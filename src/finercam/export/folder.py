@@ -96,7 +96,7 @@ class Folder:
         entry = describe(answer)
         entry = {"name": name, "source": source, "files": {"panel": f"{stem}.png", "maps": f"{stem}.npz"}, **entry}
         size = getattr(image, "size", None)
-        if preprocess is not None and isinstance(size, tuple):
+        if isinstance(size, tuple) and hasattr(preprocess, "crop_box"):
             entry["photo"] = {"width": size[0], "height": size[1], "shown": list(preprocess.crop_box(size))}
         self.entries.append(entry)
         return entry

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +14,12 @@ from finercam.core.maps import peak, upsample
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import label
-from finercam.text import closed, common, percent
-from finercam.view.blend import overlay, pixels, signed
+from finercam.text import closed, percent, short_names
+from finercam.view.blend import pixels, signed
+from finercam.view.drawn import MUTE, picture, smooth, strength_of
 from finercam.view.sheet import Cell, Line, sheet
 from finercam.view.shown import Display, shown
+from finercam.view.strength import strength
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "reference_grid"]
 
-MUTE = 0.85
-"""How much of its own colour a photo loses under a map; the sheet shows it in full beside."""
 
 MOST_NAMED = 3
 """References named under a picture; of more, the number is told."""
@@ -96,15 +94,11 @@ def pair(answer: Explanation, against: Any = None, image: Any = None, *, preproc
     one = answer if against is None else answer.ask(against=[against])
     forward, reverse = _both_ways(one, closest(one))
     c, d = _name(forward), _name(reverse)
-    peaks = [float(side.signed.max().clamp(min=0)) for side in (forward, reverse)]
-    # each map is scaled by its own peak: without this the weak side would look as strong as the other
-    weaker = Line(f"peak {percent(min(peaks) / max(*peaks, 1e-30))} of the other side's", lines=1)
-    notes = [((weaker,) if own < other else ()) for own, other in (peaks, peaks[::-1])]
     cells = [
         _photo(photo, answer),
-        _heat(photo, forward, f"For {c}", (_itself(forward), *notes[0])),
-        _heat(photo, reverse, f"For {d}", (_itself(reverse), *notes[1])),
-        Cell(_tint(photo, _difference(forward, reverse)[0]), "Both", bar=(d, c), signed=True),
+        _heat(photo, forward, f"For {c}", (_itself(forward),)),
+        _heat(photo, reverse, f"For {d}", (_itself(reverse),)),
+        _both(photo, forward, reverse, "Both"),
     ]
     return sheet([cells], f"{c}, or {d}?", _how(forward))
 
@@ -130,7 +124,9 @@ def difference(answer: Explanation, rival: Tensor | None = None) -> Tensor:
     `ReLU(S_c|d) - ReLU(S_d|c)` at gamma 1; for methods linear in the contrast that is `S_c - S_d` itself. `rival (N,)`
     are class ids, the closest references if None. Raises NotKept where the evidence holds no reverse question.
     """
-    return _difference(*_both_ways(answer, closest(answer) if rival is None else rival))
+    both = _less(*_both_ways(answer, closest(answer) if rival is None else rival))
+    large = upsample(both, answer.image_size)
+    return large / peak(large.abs())
 
 
 def _panel_row(answer: Explanation, photo: np.ndarray, example: Any) -> list[Cell]:
@@ -144,7 +140,7 @@ def _panel_row(answer: Explanation, photo: np.ndarray, example: Any) -> list[Cel
     row.append(_heat(photo, answer, f"Finer, γ = {float(answer.gamma[0]):g}", _rather(answer)))
     if len(rivals) > 1:
         row.append(_against(photo, answer, rival))
-    row.append(_signed(photo, answer, rival, "Signed difference, γ = 1"))
+    row.append(_signed(photo, answer, rival, f"Signed difference, γ = {float(answer.gamma[0]):g}"))
     return row
 
 
@@ -155,10 +151,14 @@ def _photo(photo: np.ndarray, answer: Explanation) -> Cell:
 
 
 def _heat(photo: np.ndarray, answer: Explanation, title: str, notes: tuple[Line, ...] = ()) -> Cell:
-    evidence = answer.maps[0]
-    if not bool((evidence > 0).any()):
+    held = strength_of(answer)
+    top = "peak"
+    if held.positive == 0:
         notes = (Line(f"nothing speaks for {_name(answer)}", lines=3), *notes)
-    return Cell(np.asarray(overlay(photo, evidence, mute=MUTE)), title, notes, bar=("no evidence", "its peak"))
+    elif float(answer.gamma[0]) > 0:
+        notes = (*notes, Line(held.words, lines=3))
+        top = "peak of a clear map" if held.weak else top
+    return Cell(np.asarray(picture(photo, answer)), title, notes, bar=("no evidence", top))
 
 
 def _against(photo: np.ndarray, answer: Explanation, rival: Tensor, notes: tuple[Line, ...] = ()) -> Cell:
@@ -170,34 +170,38 @@ def _against(photo: np.ndarray, answer: Explanation, rival: Tensor, notes: tuple
 
 
 def _signed(photo: np.ndarray, answer: Explanation, rival: Tensor, title: str) -> Cell:
-    c, d = _name(answer), _class(answer, int(rival))
+    """Both sides at the answer's own gamma."""
     try:
-        both = difference(answer, rival)[0]
+        forward, reverse = _both_ways(answer, rival, float(answer.gamma[0]))
     except NotKept:
         return _not_kept(title)
+    return _both(photo, forward, reverse, title)
+
+
+def _both(photo: np.ndarray, forward: Explanation, reverse: Explanation, title: str) -> Cell:
+    c, d = _name(forward), _name(reverse)
+    both = _less(forward, reverse)
+    smoothed = smooth(both, forward.image_size)
+    bright = strength(both[0], forward.plain.signed[0]).signed_brightness
+    tinted = signed(photo, bright * (smoothed / peak(smoothed.abs()))[0], mute=MUTE)
     notes = (Line(f"for {c}, or for {d}", lines=3),) if title else ()
-    return Cell(_tint(photo, both), title, notes, bar=(d, c), signed=True)
+    return Cell(np.asarray(tinted), title, notes, bar=(d, c), signed=True)
 
 
 def _not_kept(title: str) -> Cell:
     return Cell(None, title, (Line("the evidence for this was not kept: explain with keep='references'", lines=3),))
 
 
-def _both_ways(answer: Explanation, rival: Tensor) -> tuple[Explanation, Explanation]:
+def _both_ways(answer: Explanation, rival: Tensor, gamma: float = 1.0) -> tuple[Explanation, Explanation]:
     if bool((rival == NONE).any()):
-        raise FinerCAMError("the explanation has no reference to hold the target against; give a class as against=")
-    forward = answer.ask(against=rival[:, None], gamma=1.0, weights="mean")
+        raise FinerCAMError("the explanation has no reference to compare the target with; give a class as against=")
+    forward = answer.ask(against=rival[:, None], gamma=gamma, weights="mean")
     return forward, forward.reverse()
 
 
-def _difference(forward: Explanation, reverse: Explanation) -> Tensor:
-    both = forward.signed.clamp(min=0) - reverse.signed.clamp(min=0)
-    large = upsample(both.float(), forward.image_size)
-    return large / peak(large.abs())
-
-
-def _tint(photo: np.ndarray, evidence: Tensor) -> np.ndarray:
-    return np.asarray(signed(photo, evidence, mute=MUTE))
+def _less(forward: Explanation, reverse: Explanation) -> Tensor:
+    """What speaks for the one class less what speaks for the other, `(N, h, w)`."""
+    return (forward.signed.clamp(min=0) - reverse.signed.clamp(min=0)).float()
 
 
 def _rather(answer: Explanation) -> tuple[Line, ...]:
@@ -237,7 +241,7 @@ def _how(answer: Explanation, gamma: bool = True) -> str:
     height, width = answer.signed.shape[-2:]
     return (
         f"finercam: {answer.method} at {', '.join(answer.layers)} ({height}×{width}){strength}, "
-        f"weights {answer.contrast.weights}, {picked}. Each map is divided by its own peak; 0 is untouched."
+        f"weights {answer.contrast.weights}, {picked}. Each map is divided by its own peak, a weak one is dimmed; 0 is untouched."
     )
 
 
@@ -252,14 +256,7 @@ def _name(answer: Explanation) -> str:
 def _class(answer: Explanation, index: int) -> str:
     """The common name alone where it says which class it is; the scientific one before it would fill the line."""
     names = answer.class_names
-    return _commons(names)[index] if names is not None else label(index, None)
-
-
-@lru_cache(maxsize=8)
-def _commons(names: tuple[str, ...]) -> tuple[str, ...]:
-    commons = [common(name) if name.strip() else f"class {index}" for index, name in enumerate(names)]
-    counts = Counter(commons)
-    return tuple(closed(c if counts[c] == 1 else name) for c, name in zip(commons, names, strict=True))
+    return closed(short_names(names)[index]) if names is not None else label(index, None)
 
 
 def _probability(answer: Explanation, index: int) -> str:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finercam.view.colours import evidence_colours, opacity, signed_colours
-from finercam.view.text import font, wrapped
+from finercam.view.text import DPI, font, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Cell", "Line", "png", "sheet"]
 
-DPI = 150
 WIDE = 2.7
 """Inches a cell is wide, and the most that a picture is; nor is it taller than 1.6 times that."""
 
@@ -74,7 +73,7 @@ def sheet(rows: Sequence[Sequence[Cell]], heading: str = "", footer: str = "") -
     columns = max(len(row) for row in rows)
     width = columns * WIDE + (columns - 1) * GAP + 2 * MARGIN
     inner = (width - 2 * MARGIN) * 72
-    head = wrapped(heading, inner, HEADING * 1.12, lines=3) if heading else ""
+    head = wrapped(heading, inner, HEADING, lines=3, bold=True) if heading else ""
     foot = wrapped(footer, inner, END, lines=2) if footer else ""
     heads = [[_captions(cell) for cell in row] for row in rows]
     heights = [
@@ -112,7 +111,7 @@ def png(figure: Figure) -> bytes:
 def _captions(cell: Cell) -> list[tuple[str, float]]:
     """Title and notes, wrapped, with their sizes."""
     room = WIDE * 72
-    title = [(wrapped(cell.title, room, TITLE * 1.12), TITLE)] if cell.title else []  # bold is a tenth wider
+    title = [(wrapped(cell.title, room, TITLE, bold=True), TITLE)] if cell.title else []
     return title + [(wrapped(n.text, room, NOTE, n.lines, n.tail), NOTE) for n in cell.notes]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from finercam.view.blend import pixels
 if TYPE_CHECKING:
     from finercam.explanation import Explanation
 
-__all__ = ["Display", "one_each", "shown"]
+__all__ = ["Display", "one_each", "shown", "shown_picture"]
 
 AT_LEAST, AT_MOST = 448, 1024
 """Pixels of a picture's longer side: coloured maps look coarse on fewer, and more than that nobody sees."""
@@ -28,46 +30,84 @@ class Display(Protocol):
     def crop_box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]: ...
 
 
-def shown(answer: Explanation, image: Any = None, preprocess: Display | None = None) -> list[np.ndarray]:
+def shown(answer: Explanation, image: Any = None, preprocess: Any = None) -> list[np.ndarray]:
     """One picture (uint8 `(H, W, 3)`) for each sample: the part of it that the maps cover.
 
-    `image` is a photo (PIL image or array), or a list of one for each sample; with `preprocess` it is the whole
-    photo and is cropped as the model's input was, without it is that crop already. With no image, the kept input is
-    shown: exactly with `preprocess`, else stretched from its lowest to its highest value.
-
-    Raises FinerCAMError where there is no picture, or not one for each sample.
+    `image` and `preprocess` are as in `shown_picture`, and `image` may be a list of one for each sample. With no
+    image, the kept input is shown. Raises FinerCAMError where there is no picture, or not one for each sample.
     """
     if image is None:
         if answer.images is None:
             raise FinerCAMError("the explanation kept no images (keep_images=False); give the photo as image=")
-        kept = answer.images.detach().float().cpu()
-        return [_sized(pixels(preprocess.inverse(x) if preprocess else _stretched(x))) for x in kept]
-    return [_sized(_cropped(pixels(photo), preprocess)) for photo in one_each(image, len(answer))]
+        return [_sized(shown_picture(x, preprocess)) for x in answer.images]
+    return [_sized(shown_picture(photo, preprocess)) for photo in one_each(image, len(answer))]
 
 
 def one_each(image: Any, count: int) -> list[Any]:
     """A photo, or several, as a list of one for each sample; raises FinerCAMError for another number."""
-    one = isinstance(image, Image.Image) or (not isinstance(image, (list, tuple)) and np.ndim(image) < 4)
-    photos: list[Any] = [image] if one else list(cast(Any, image))
+    single = isinstance(image, (Image.Image, str, os.PathLike))
+    single = single or (not isinstance(image, (list, tuple)) and np.ndim(image) < 4)
+    photos: list[Any] = [image] if single else list(cast(Any, image))
     if len(photos) != count:
         raise FinerCAMError(f"{len(photos)} pictures for an explanation of {count}; give one for each")
     return photos
 
 
-def _cropped(photo: np.ndarray, preprocess: Display | None) -> np.ndarray:
+def shown_picture(picture: Any, preprocess: Any = None) -> np.ndarray:
+    """The part of one picture that the model sees, uint8 `(H, W, 3)`, at the picture's own resolution.
+
+    `picture` is a PIL image, a path or an array `(H, W, 3)`, or the model's input, a tensor `(C, H, W)`. `preprocess`
+    is a `finercam.images.Preprocess`, which crops a photo as the model's input was, or a transform such as
+    torchvision's, through which the photo goes; None says that the photo is that crop already. An input without
+    `preprocess` that is not in [0, 1] is shown stretched from its lowest to its highest value.
+
+    Raises FinerCAMError for what is no picture, and for a `preprocess` that is neither.
+    """
+    exact = hasattr(preprocess, "inverse") and hasattr(preprocess, "crop_box")
+    if preprocess is not None and not exact and not callable(preprocess):
+        raise FinerCAMError(
+            f"preprocess={type(preprocess).__name__}: expected a finercam.images.Preprocess, or a transform that takes "
+            "a PIL image and gives a tensor (3, H, W)"
+        )
+    if isinstance(picture, Tensor) and picture.ndim == 3 and picture.shape[0] in (1, 3):
+        tensor = picture.detach().float().cpu()
+        return pixels(preprocess.inverse(tensor)) if exact and len(tensor) == 3 else _unit(tensor, preprocess)
+    photo = _opened(picture)
     if preprocess is None:
         return photo
-    x0, y0, x1, y1 = (round(side) for side in preprocess.crop_box((photo.shape[1], photo.shape[0])))
-    # Pillow's crop pads with black where the box reaches outside, as the preprocessing does
-    return np.asarray(Image.fromarray(photo).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))))
+    if exact:
+        x0, y0, x1, y1 = (round(side) for side in preprocess.crop_box((photo.shape[1], photo.shape[0])))
+        # Pillow's crop pads with black where the box reaches outside, as the preprocessing does
+        return np.asarray(Image.fromarray(photo).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))))
+    tensor = preprocess(Image.fromarray(photo))
+    if not (isinstance(tensor, Tensor) and tensor.ndim == 3 and tensor.shape[0] in (1, 3)):
+        raise FinerCAMError(
+            f"preprocess gave {getattr(tensor, 'shape', type(tensor).__name__)} for a photo: expected a tensor (3, H, W)"
+        )
+    return _unit(tensor.detach().float().cpu(), preprocess)
 
 
-def _stretched(tensor: Tensor) -> np.ndarray:
-    """A normalised tensor `(C, H, W)` for display when nobody says how it was normalised."""
+def _opened(picture: Any) -> np.ndarray:
+    if isinstance(picture, (str, os.PathLike)):
+        from finercam.images import read_image
+
+        return pixels(read_image(picture))
+    if not isinstance(picture, (Image.Image, np.ndarray, Tensor)):
+        raise FinerCAMError(
+            f"a {type(picture).__name__} given as a picture: expected a PIL image, an array or a path"
+        )
+    return pixels(picture)
+
+
+def _unit(tensor: Tensor, transform: Any) -> np.ndarray:
+    """A model's input `(C, H, W)` for display; a normalisation found in the transform is undone."""
+    for step in (transform, *getattr(transform, "transforms", ())):
+        if hasattr(step, "mean") and hasattr(step, "std"):
+            mean, std = (torch.as_tensor(values).float().reshape(-1, 1, 1) for values in (step.mean, step.std))
+            tensor = (tensor * std + mean).clamp(0, 1)
     low, high = tensor.min(), tensor.max()
     unit = (tensor - low) / (high - low).clamp(min=1e-9) if low < 0 or high > 1 else tensor
-    rgb = unit if len(unit) == 3 else unit.mean(0, keepdim=True).expand(3, -1, -1)
-    return rgb.movedim(0, -1).numpy()
+    return pixels(unit.expand(3, -1, -1).movedim(0, -1).numpy())
 
 
 def _sized(photo: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finercam.text import literal
@@ -11,16 +10,16 @@ from finercam.text import literal
 if TYPE_CHECKING:
     from matplotlib.font_manager import FontProperties
 
-__all__ = ["font", "wrapped"]
+__all__ = ["DPI", "font", "wrapped"]
 
 _FAMILIES = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Emoji", "Arial Unicode MS")
 """Fonts to look for a letter in, in this order; the first one comes with matplotlib."""
 
-_MEASURED_AT = 100
-"""Size in points at which text is measured; widths are proportional."""
+DPI = 150
+"""Dots an inch of every sheet."""
 
 
-def wrapped(text: object, width: float, size: float, lines: int = 2, tail: str = "") -> str:
+def wrapped(text: object, width: float, size: float, lines: int = 2, tail: str = "", bold: bool = False) -> str:
     """The literal text at `size` points in at most `lines` lines of `width` points, the rest elided; `tail` stays.
 
     Letters that no font at hand can draw become their code points, so that two names stay two names.
@@ -32,13 +31,13 @@ def wrapped(text: object, width: float, size: float, lines: int = 2, tail: str =
     """
     done: list[str] = []
     rest = "".join(_drawable(letter) for letter in literal(text))
-    while len(done) < lines - 1 and _length(rest + tail, size) > width:
-        line = _line(rest, width, size)
+    while len(done) < lines - 1 and _length(rest + tail, size, bold) > width:
+        line = _line(rest, width, size, bold)
         if line == rest:  # only the tail does not fit: it takes the last word along
             line = rest[: rest.rfind(" ") + 1] or rest
         done.append(line.rstrip())
         rest = rest[len(line) :].lstrip()
-    return "\n".join([*done, _elided(rest, width - _length(tail, size), size) + tail])
+    return "\n".join([*done, _elided(rest, width - _length(tail, size, bold), size, bold) + tail])
 
 
 def font(size: float, bold: bool = False) -> FontProperties:
@@ -48,36 +47,40 @@ def font(size: float, bold: bool = False) -> FontProperties:
     return FontProperties(family=list(_files()), size=size, weight="bold" if bold else "normal")
 
 
-def _line(text: str, width: float, size: float) -> str:
+def _line(text: str, width: float, size: float, bold: bool) -> str:
     """As much of the beginning as fits: whole words if there are any, at least one letter."""
-    fits = _fitting(text, width, size)
+    fits = _fitting(text, width, size, bold)
     if fits == len(text):
         return text
     space = text.rfind(" ", 0, fits + 1)
     return text[: space + 1] if space > 0 else text[: max(fits, 1)]
 
 
-def _elided(text: str, width: float, size: float) -> str:
-    fits = _fitting(text, width, size)
+def _elided(text: str, width: float, size: float, bold: bool) -> str:
+    fits = _fitting(text, width, size, bold)
     if fits == len(text):
         return text
-    return text[: max(_fitting(text, width - _length("…", size), size), 1)].rstrip() + "…"
+    return text[: max(_fitting(text, width - _length("…", size, bold), size, bold), 1)].rstrip() + "…"
 
 
-def _fitting(text: str, width: float, size: float) -> int:
+def _fitting(text: str, width: float, size: float, bold: bool) -> int:
     """How many letters from the beginning fit, by bisection."""
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _length(text[:middle], size) <= width else (low, middle - 1)
+        low, high = (middle, high) if _length(text[:middle], size, bold) <= width else (low, middle - 1)
     return low
 
 
-def _length(text: str, size: float) -> float:
-    """Width in points. Letters of a fall-back font are counted as one em."""
-    known = _letters()[0]
-    own = "".join(letter for letter in text if ord(letter) in known)
-    return (_ruler().getlength(own) / _MEASURED_AT + len(text) - len(own)) * size
+def _length(text: str, size: float, bold: bool = False) -> float:
+    """Width in points as it is drawn at DPI: hinting makes the letters of small text wider than in proportion."""
+    from matplotlib.backends.backend_agg import get_hinting_flag
+    from matplotlib.font_manager import get_font
+
+    ruler = get_font(list(_files(bold).values()))
+    ruler.set_size(size, DPI)
+    ruler.set_text(text, 0.0, flags=get_hinting_flag())
+    return ruler.get_width_height()[0] / 64 * 72 / DPI
 
 
 def _drawable(letter: str) -> str:
@@ -89,12 +92,15 @@ def _drawable(letter: str) -> str:
 
 
 @cache
-def _files() -> dict[str, str]:
+def _files(bold: bool = False) -> dict[str, str]:
     """Installed families of `_FAMILIES` and their files."""
     from matplotlib.font_manager import FontProperties, findfont, get_font_names
 
     installed = set(get_font_names())
-    return {name: str(findfont(FontProperties(family=name))) for name in _FAMILIES if name in installed}
+    weight = "bold" if bold else "normal"
+    return {
+        name: str(findfont(FontProperties(family=name, weight=weight))) for name in _FAMILIES if name in installed
+    }
 
 
 @cache
@@ -103,12 +109,3 @@ def _letters() -> list[frozenset[int]]:
     from matplotlib.font_manager import get_font
 
     return [frozenset(get_font(file).get_charmap()) for file in _files().values()]
-
-
-@cache
-def _ruler():
-    from PIL import ImageFont
-
-    return ImageFont.truetype(
-        str(Path(next(iter(_files().values())))), _MEASURED_AT, layout_engine=ImageFont.Layout.BASIC
-    )
