@@ -70,10 +70,10 @@ def explained(data: Path, out: Path, model: str, threads: int, batch: int, reade
 
 def inferred(data: Path, model: str, threads: int, batch: int, readers: int) -> float:
     """Seconds of a plain loop over the same files, threads and batches: logits and their softmax, nothing kept."""
+    from finercam.data.open import open_source
     from finercam.models import load_model
     from finercam.run.lists import Entry
     from finercam.run.pictures import read_ahead
-    from finercam.run.source import open_source
 
     loaded = load_model(MODELS[model])
     torch.set_num_threads(threads)

@@ -131,9 +131,9 @@ def _options(folder: Path, content: bytes) -> Any:
 
 
 def _dataset(folder: Path, content: bytes) -> Any:
-    from finercam.data.open import _parse
+    from finercam.data.open import parse_dataset
 
-    _parse(content.decode("utf-8", "replace"))
+    parse_dataset(content.decode("utf-8", "replace"))
 
 
 def _contrast(folder: Path, content: bytes) -> Any:

@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -468,3 +469,42 @@ def test_import_is_light():
     code = f"import sys, finercam.images, finercam.data; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+# --- HEIC, as phones write it ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def heic(tmp_path):
+    """A HEIC file of 30×20 pixels, red on the left, that a phone turned by a quarter (EXIF orientation 6)."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif (the extra 'heic') is not installed")
+    values = np.full((20, 30, 3), 40, np.uint8)
+    values[:, :15] = (220, 30, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pillow_heif.from_pillow(Image.fromarray(values)).save(tmp_path / "photo.heic", exif=exif.tobytes(), quality=95)
+    return tmp_path / "photo.heic"
+
+
+def test_heic_is_read_upright_and_listed(heic):
+    from finercam.data import open_dataset
+
+    image = read_image(heic)
+    assert image.size == image_size(heic) == (20, 30)
+    red, green, _ = pixel(image, 10, 5)
+    assert red > 190 and green < 70 and pixel(image, 10, 25)[0] < 70
+    assert read_image(heic.read_bytes()).size == (20, 30)
+    with heic.open("rb") as file:
+        assert read_image(file).size == (20, 30)
+    assert "HEIF" not in Image.OPEN  # no plugin was registered for the caller's own code
+    heic.rename(heic.with_name("PHOTO.HEIC"))
+    assert [sample.id for sample in open_dataset(heic.parent)] == ["PHOTO.HEIC"]
+    heic.with_name("cut.heic").write_bytes(heic.with_name("PHOTO.HEIC").read_bytes()[:200])
+    refused(heic.with_name("cut.heic"), "cut.heic")
+    refused(heic.with_name("PHOTO.HEIC"), "limit of 9", max_pixels=9)
+
+
+def test_heic_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
+    refused(tmp_path / "photo.heic", "photo.heic", "HEIC", "pip install 'finercam[heic]'")

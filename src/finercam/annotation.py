@@ -23,3 +23,9 @@ class Annotation:
     box: tuple[float, float, float, float] | None = None
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     keypoints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        known = [f"box={self.box}"] if self.box else []
+        known += [f"masks: {', '.join(self.masks)}"] if self.masks else []
+        known += [f"keypoints: {', '.join(self.keypoints)}"] if self.keypoints else []
+        return f"Annotation({'; '.join(known)})"

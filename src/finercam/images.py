@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from finercam.io import one_line
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["FORMATS", "MAX_PIXELS", "MODES", "Preprocess", "image_size", "read_image"]
+__all__ = ["ENDINGS", "FORMATS", "MAX_PIXELS", "MODES", "Preprocess", "image_size", "read_image"]
 
 MAX_PIXELS = 89_478_485
 """The most pixels `read_image` decodes: a quarter of a GiB of RGB, where Pillow itself begins to warn."""
@@ -30,14 +31,22 @@ MAX_BYTES = 1 << 30
 """The largest file that `read_image` opens: some of Pillow's decoders read all of it before they know its size."""
 
 FORMATS = (
-    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP"),
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "HEIF"),
     *("PPM", "JPEG2000", "AVIF", "TGA", "ICO", "SGI", "PCX"),
 )
-"""Raster formats that Pillow decodes by itself; EPS, WMF and the like start other programs: refused."""
+"""Raster formats that are decoded in this process; EPS, WMF and the like start other programs and are refused."""
+
+ENDINGS = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif"),
+    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+}
+"""Endings, in lower case, by which a file in a folder is taken for a picture."""
 
 MODES = ("crop", "squash", "native")
 
 Source = str | os.PathLike[str] | BinaryIO | bytes
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def read_image(
@@ -49,9 +58,10 @@ def read_image(
 ) -> Image.Image:
     """Decode one picture to RGB, whatever its format, mode or name.
 
-    Transparency is composited on `background`; 16-bit grey is scaled by its full range (65535 is white); of
-    an animation the first frame is taken; with `upright` the EXIF orientation is applied (leave it off where
-    annotations were drawn on the pixels as stored). The content decides the format, not the file's ending.
+    Transparency is composited on `background`; 16-bit grey is scaled by its full range (65535 is white); of an
+    animation the first frame is taken; with `upright` the EXIF orientation is applied (leave it off where
+    annotations were drawn on the pixels as stored). The content decides the format, not the file's ending. HEIC
+    needs the package pillow-heif (`pip install 'finercam[heic]'`).
 
     Raises FinerCAMError, one line naming the file, for anything that does not give a whole picture.
 
@@ -60,34 +70,40 @@ def read_image(
     ...
     finercam.errors.FinerCAMError: 10 bytes given as a picture: no known picture format (JPEG, PNG, ...)
     """
-    from PIL import Image
-
-    name, opened = _source(source)
-    try:
-        with Image.open(opened) as image:
-            _check(image, max_pixels)
-            image.load()
-            return _to_rgb(_turned(image) if upright else image, background)
-    except FinerCAMError as error:
-        raise FinerCAMError(f"{name}: {error}") from None
-    except Exception as error:  # Pillow's plugins raise almost anything on broken data
-        raise FinerCAMError(f"{name}: {_reason(error)}") from error
+    with _opened(source, max_pixels) as image:
+        image.load()
+        return _to_rgb(_upright(image) if upright else image, background)
 
 
 def image_size(source: Source, *, upright: bool = True) -> tuple[int, int]:
     """`(width, height)` that `read_image` would give, from the header alone. Errors as in `read_image`."""
-    from PIL import Image
+    from PIL.ExifTags import Base
 
-    name, opened = _source(source)
+    with _opened(source, MAX_PIXELS) as image:
+        width, height = image.size
+        try:
+            on_its_side = upright and image.getexif().get(Base.Orientation) in (5, 6, 7, 8)
+        except Exception:  # a broken tag does not make the picture unreadable
+            on_its_side = False
+        return (height, width) if on_its_side else (width, height)
+
+
+@contextmanager
+def _opened(source: Source, max_pixels: int) -> Iterator[Image.Image]:
+    """A picture whose header was checked before any pixel is decoded; every failure becomes one line with its name."""
+    name, file = _source(source)
     try:
-        with Image.open(opened) as image:
-            _check(image, MAX_PIXELS)
-            width, height = image.size
-            on_its_side = upright and _orientation(image) in (5, 6, 7, 8)
-            return (height, width) if on_its_side else (width, height)
+        with _open(file) as image:
+            if image.format not in FORMATS:
+                raise FinerCAMError(f"{image.format} is not read here; save it as PNG or JPEG")
+            if image.width * image.height > max_pixels:
+                raise FinerCAMError(
+                    f"{image.width}×{image.height} is more than the limit of {max_pixels:,} pixels; shrink it first"
+                )
+            yield image
     except FinerCAMError as error:
         raise FinerCAMError(f"{name}: {error}") from None
-    except Exception as error:
+    except Exception as error:  # Pillow's plugins raise almost anything on broken data
         raise FinerCAMError(f"{name}: {_reason(error)}") from error
 
 
@@ -102,7 +118,7 @@ def _source(source: Source) -> tuple[str, Path | BinaryIO]:
     try:
         if path.is_dir():
             raise FinerCAMError(f"{name} is a directory; give one picture file")
-        # stat, not exists(): a loop of links or a forbidden folder has its own reason to tell
+        # stat, not exists(): it gives the reason for a loop of links or a forbidden folder
         size = path.stat().st_size
     except FileNotFoundError:
         raise FinerCAMError(f"{name} does not exist") from None
@@ -115,6 +131,34 @@ def _source(source: Source) -> tuple[str, Path | BinaryIO]:
     if size > MAX_BYTES:
         raise FinerCAMError(f"{name} has {size:,} bytes, more than the limit of {MAX_BYTES:,}; shrink it first")
     return name, path
+
+
+def _open(file: Path | BinaryIO) -> Image.Image:
+    """The picture by Pillow, or HEIC by pillow-heif, without registering a plugin for the whole process."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not _is_heic(file):
+            raise
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise FinerCAMError("is a HEIC picture, which needs pillow-heif: pip install 'finercam[heic]'") from None
+    return HeifImageFile(file)
+
+
+def _is_heic(file: Path | BinaryIO) -> bool:
+    """Whether the first bytes are the file type box of a HEIF container that is not AVIF."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(12)
+    else:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS
 
 
 def _reason(error: Exception) -> str:
@@ -130,30 +174,14 @@ def _reason(error: Exception) -> str:
     return f"broken picture: {text}"
 
 
-def _check(image: Image.Image, max_pixels: int) -> None:
-    """Refuse by the header alone, before any pixel is decoded."""
-    if image.format not in FORMATS:
-        raise FinerCAMError(f"{image.format} is not read here; save it as PNG or JPEG")
-    if image.width * image.height > max_pixels:
-        raise FinerCAMError(
-            f"{image.width}×{image.height} is more than the limit of {max_pixels:,} pixels; shrink it first"
-        )
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned by its EXIF orientation; a tag that cannot be read does not make it unreadable."""
+    from PIL import ImageOps
 
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; a tag that cannot be read does not make the picture unreadable."""
     try:
-        return int(image.getexif().get(0x0112, 1))
+        return ImageOps.exif_transpose(image)
     except Exception:
-        return 1
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
-    ways = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-    orientation = _orientation(image)
-    return image.transpose(Image.Transpose[ways[orientation - 2]]) if 2 <= orientation <= 8 else image
+        return image
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

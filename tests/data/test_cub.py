@@ -1,11 +1,13 @@
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from finercam.data import ImageDataset
+from finercam.data.attributes import KEYPOINT_PARTS, PARTS
 from finercam.data.cub import CUB
 
 
@@ -94,3 +96,57 @@ def test_wrong_arguments_and_broken_tables(cub_tree, tmp_path, refused):
     (cub_tree / "bounding_boxes.txt").write_text("1 2\n")
     with refused("bounding_boxes.txt line 1"):
         CUB(cub_tree)
+
+
+ATTRIBUTES = ["has_bill_shape::dagger", "has_bill_shape::hooked", "has_bill_color::red", "has_bill_color::black"]
+ATTRIBUTES += ["has_bill_length::long", "has_under_tail_color::red", "has_under_tail_color::black", "has_size::large"]
+ATTRIBUTES += ["has_head_pattern::plain", "has_eye_color::red", "has_eye_color::black", "has_primary_color::red"]
+
+
+@pytest.fixture
+def attributes(cub_tree):
+    (cub_tree / "attributes").mkdir()
+    lines = [f"{number} {name}" for number, name in enumerate(ATTRIBUTES, 1)]
+    (cub_tree / "attributes" / "attributes.txt").write_text("\n".join(lines))
+    rows = ["30 10 50 50 0 0 20 5 9 0 0 100", "10 30 20 0 99 30 10 90 3 1 2 0"]
+    (cub_tree / "attributes" / "class_attribute_labels_continuous.txt").write_text("\n".join(rows))
+    return cub_tree
+
+
+def test_attribute_difference_by_hand(attributes, refused):
+    """Total variation of the normalised frequencies; the largest over the colour, pattern and shape of a part."""
+    data = CUB(attributes)
+    # beak: shape ½(|.75-.25| + |.25-.75|) = .5, colour ½(|.5-1| + |.5-0|) = .5; tail ½(|0-.75| + |1-.25|) = .75;
+    # eyes: nobody described those of the first species; length, size, head and the primary colour are of no part
+    assert data.attribute_difference(0, 1) == pytest.approx({"beak": 0.5, "eyes": 0.0, "tail": 0.75})
+    assert data.attribute_difference("Laysan Albatross", 0) == data.attribute_difference(0, 1)
+    assert set(data.attribute_difference(0, 0).values()) == {0.0}
+    with refused("'Dodo'"):
+        data.attribute_difference("Dodo", 0)
+    (attributes / "attributes" / "attributes.txt").rename(attributes.parent / "attributes.txt")  # as published
+    assert CUB(attributes).attribute_difference(0, 1)["tail"] == 0.75
+
+
+def test_without_or_with_broken_attributes(attributes, refused):
+    table = attributes / "attributes" / "class_attribute_labels_continuous.txt"
+    table.write_text(table.read_text().splitlines()[0])
+    with refused("class_attribute_labels_continuous.txt", "2 lines", "12 frequencies"):
+        CUB(attributes)
+    table.unlink()
+    assert not hasattr(CUB(attributes), "attribute_difference")
+
+
+def test_every_keypoint_belongs_to_a_part(cub_tree):
+    names = [line.split(maxsplit=1)[1] for line in (cub_tree / "parts" / "parts.txt").read_text().splitlines()]
+    assert {KEYPOINT_PARTS[name] for name in names} == set(PARTS)
+
+
+DEV = Path(__file__).parents[3] / "shared" / "data" / "cub-dev" / "CUB_200_2011"
+
+
+@pytest.mark.skipif(not DEV.is_dir(), reason="the photographs of cub-dev are not here")
+def test_attributes_of_the_published_tables():
+    data = CUB(DEV)
+    found = data.attribute_difference("Red winged Blackbird", "Yellow headed Blackbird")
+    assert set(found) == set(PARTS) and max(found, key=found.get) in ("crown", "nape", "throat", "breast", "forehead")
+    assert data.attribute_difference("American Crow", "Fish Crow")["crown"] < 0.3 < found["crown"]

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from finercam.data import ImageDataset, loader, open_dataset
+from finercam.data.open import open_source
 from finercam.images import Preprocess
 
 TREES = {
@@ -130,3 +131,16 @@ def test_fieldguide_is_imported_when_asked_for(monkeypatch, refused):
     assert asked == [(500, 0, 64), (40, 7, 64), (500, 3, 96)]
     with refused("count='many'", "whole number"):
         open_dataset("fieldguide:many")
+
+
+def test_nothing_prints_as_an_address(cub_tree, tmp_path):
+    data = open_dataset(cub_tree)
+    batch = next(iter(loader(data, Preprocess((8, 8)), 2)))
+    sources = [open_source(cub_tree / "images"), open_source(cub_tree)]
+    shown = [repr(one) for one in (data, data[0], data[0].annotation, batch, *sources)]
+    assert not any("0x" in text or len(text) > 400 for text in shown), shown
+    assert (
+        shown[0].startswith("<CUB CUB-200-2011 test: 2 pictures")
+        and shown[3] == "Batch(2 pictures of 3×8×8, 0 errors)"
+    )
+    assert shown[1] == f"Sample(id={data[0].id!r}, label=0)" and "keypoints: back, beak" in shown[2]

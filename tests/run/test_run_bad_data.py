@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from finercam import FinerCAMError, open_run
 from finercam.cli import app
+from finercam.data.open import open_source
 from finercam.run import explain_dataset
-from finercam.run.source import open_source
 
 
 def rows(out, *columns):
@@ -149,6 +149,19 @@ def test_labels_as_targets(tmp_path, pictures_in, toy):
         "unknown_label": 2,
     }
     assert open_run(tmp_path / "ids")[0].target.tolist() == [4]
+
+
+def test_a_label_of_two_signs_does_not_end_the_run(tmp_path, pictures_in, toy):
+    """It counted as a number, and int() raised a bare ValueError in the middle of the run."""
+    data = pictures_in(tmp_path / "data", 4)
+    (data / "list.csv").write_text("image_path,label\nrobin/001.png,4\nwren/000.png,--5\n")
+    outcome = explain_dataset(data / "list.csv", toy(), tmp_path / "run")
+    assert outcome.counts == {"ok": 2} and outcome.unknown_labels == 2
+    found = rows(tmp_path / "run", "label", "label_id")
+    assert {name: (row["label"], row["label_id"]) for name, row in found.items()} == {
+        "001.png": ("4", None),
+        "000.png": ("--5", None),
+    }
 
 
 class Moody(nn.Module):

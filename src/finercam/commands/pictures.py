@@ -6,13 +6,7 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["ENDINGS", "find_pictures"]
-
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"),
-)
-"""What is taken for a picture when a folder is given; a file named outright is tried whatever its ending."""
+__all__ = ["find_pictures"]
 
 
 def find_pictures(typed: Iterable[str]) -> tuple[list[Path], list[str]]:
@@ -43,6 +37,8 @@ def find_pictures(typed: Iterable[str]) -> tuple[list[Path], list[str]]:
 
 
 def _within(folder: Path) -> list[Path]:
+    from finercam.images import ENDINGS
+
     def hidden(path: Path) -> bool:
         return any(part.startswith(".") for part in path.relative_to(folder).parts)
 

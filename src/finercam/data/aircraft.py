@@ -10,6 +10,7 @@ from finercam.annotation import Annotation
 from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_lines, safe_path, words
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
+from finercam.images import image_size, read_image
 
 __all__ = ["BANNER", "Aircraft"]
 
@@ -73,14 +74,10 @@ def _boxes(path: Path) -> dict[str, Box]:
 
 
 def _open(path: Path, cut: int):
-    from finercam.images import read_image
-
     image = read_image(path, upright=False)
     return image.crop((0, 0, image.width, max(1, image.height - cut))) if cut else image
 
 
 def _annotate(path: Path, box: Box | None, cut: int) -> Annotation:
-    from finercam.images import image_size
-
     width, height = image_size(path, upright=False)
     return Annotation(box=clip_box(box, (width, max(1, height - cut))) if box else None)

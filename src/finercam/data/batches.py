@@ -44,6 +44,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.images.shape[1:]))
+        return f"Batch({len(self)} pictures of {shape}, {len(self.errors)} errors)"
+
 
 @dataclass(frozen=True)
 class _Read:

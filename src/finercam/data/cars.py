@@ -12,6 +12,7 @@ from finercam.data.files import SampleList, clip_box, find_root, pick, safe_path
 from finercam.data.folder import ImageFolder
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
+from finercam.images import image_size, read_image
 
 __all__ = ["Cars"]
 
@@ -49,7 +50,7 @@ class Cars(SampleList):
             x0, y0, x1, y1 = (float(_field(row, f"bbox_{end}", source)) for end in ("x1", "y1", "x2", "y2"))
             annotate = partial(_annotate, path, (x0 - 1, y0 - 1, x1, y1))
             label = int(_field(row, "class", source)) - 1
-            samples.append(Sample(f"cars_{split}/{file}", label, partial(_open, path), annotate))
+            samples.append(Sample(f"cars_{split}/{file}", label, partial(read_image, path, upright=False), annotate))
         super().__init__(name, base, classes, samples, skipped)
 
 
@@ -89,13 +90,5 @@ def _field(row: Any, name: str, source: Path) -> Any:
         raise FinerCAMError(f"{source} has annotations without the field {name!r}") from None
 
 
-def _open(path: Path):
-    from finercam.images import read_image
-
-    return read_image(path, upright=False)
-
-
 def _annotate(path: Path, box: Box) -> Annotation:
-    from finercam.images import image_size
-
     return Annotation(box=clip_box(box, image_size(path, upright=False)))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from finercam.annotation import Annotation
+from finercam.data.attributes import read_attributes
 from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_grey, safe_path, words
 from finercam.data.sample import Sample
+from finercam.images import image_size, read_image
+from finercam.names import class_id
 
 __all__ = ["CUB"]
 
@@ -22,7 +26,12 @@ class CUB(SampleList):
     `root` is that folder or the one which holds it; `segmentations/` is looked for inside and beside it. Boxes are
     clipped to the picture (one overruns it); only visible keypoints are given; the mask `"object"` is where at
     least half of the annotators agreed (grey ≥ 128). Class names lose their number: "Black footed Albatross".
+
+    Where the attributes were unpacked (`attributes/`), `attribute_difference(c, d)` maps each part to how much two
+    species (labels or names) differ in it, see `finercam.data.attributes`; without them there is no such method.
     """
+
+    attribute_difference: Callable[[int | str, int | str], dict[str, float]]
 
     def __init__(self, root: str | os.PathLike[str], split: str = "test") -> None:
         pick("split", split, ("train", "test", "all"))
@@ -49,15 +58,16 @@ class CUB(SampleList):
                 skipped.append((file, str(error)))
                 continue
             annotate = partial(_annotate, path, boxes.get(number), points.get(number, {}), mask)
-            samples.append(Sample(file, position[label[number]], partial(_open, path), annotate))
+            samples.append(Sample(file, position[label[number]], partial(read_image, path, upright=False), annotate))
         classes = [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in numbered.values()]
         super().__init__(f"CUB-200-2011 {split}", base, classes, samples, skipped)
+        self.attributes = read_attributes(base, len(classes))
+        if self.attributes is not None:
+            self.attribute_difference = self._attribute_difference
 
-
-def _open(path: Path):
-    from finercam.images import read_image
-
-    return read_image(path, upright=False)  # boxes and parts were marked on the pixels as stored
+    def _attribute_difference(self, c: int | str, d: int | str) -> dict[str, float]:
+        assert self.attributes is not None
+        return self.attributes.difference(*(class_id(which, self.classes, len(self.classes)) for which in (c, d)))
 
 
 def _boxes(path: Path) -> dict[str, Box]:
@@ -82,8 +92,6 @@ def _keypoints(folder: Path) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def _annotate(path: Path, box: Box | None, points: dict[str, tuple[float, float]], mask: Path | None) -> Annotation:
-    from finercam.images import image_size
-
     width, height = size = image_size(path, upright=False)
     return Annotation(
         box=clip_box(box, size) if box else None,

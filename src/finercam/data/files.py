@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError, suggest
+from finercam.images import image_size, read_image
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "PICTURE_ENDINGS",
     "SampleList",
     "clip_box",
     "find_root",
     "mask_box",
     "numbers",
     "pick",
-    "pictures_under",
     "read_grey",
     "read_json",
     "read_lines",
@@ -31,10 +30,6 @@ __all__ = [
     "safe_path",
     "words",
 ]
-
-PICTURE_ENDINGS = frozenset(
-    [".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
-)
 
 
 class SampleList:
@@ -70,6 +65,9 @@ class SampleList:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
 
     def __str__(self) -> str:
         return (
@@ -117,7 +115,7 @@ def safe_path(root: Path, relative: str, *, follow: bool = True) -> Path:
     Links inside the root may lead elsewhere (image folders often do) unless `follow` is False; then the place
     that they lead to must lie in the root too.
     """
-    if not relative or "\0" in relative:
+    if not relative or "\0" in relative or any("\ud800" <= letter <= "\udfff" for letter in relative):
         raise FinerCAMError(f"{relative!r} is not a path")
     parts = relative.replace("\\", "/").split("/")
     if relative.startswith(("/", "\\", "~")) or ".." in parts or ":" in parts[0]:
@@ -131,25 +129,6 @@ def safe_path(root: Path, relative: str, *, follow: bool = True) -> Path:
         if not inside:
             raise FinerCAMError(f"{relative!r} leads out of {root} through a link")
     return path
-
-
-def pictures_under(folder: Path) -> list[Path]:
-    """Every picture file below a folder, sorted; linked folders are followed, each once."""
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(where)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()  # a link back to where the walk has been
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        found += [Path(where, file) for file in files if _is_picture(file)]
-    return sorted(found)
-
-
-def _is_picture(file: str) -> bool:
-    # "._x.jpg" are the resource forks that macOS leaves in archives
-    return not file.startswith(".") and os.path.splitext(file)[1].lower() in PICTURE_ENDINGS  # noqa: PTH122
 
 
 def read_lines(path: Path) -> list[str]:
@@ -252,8 +231,6 @@ def read_grey(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A mask file as grey levels or palette indices, uint8 `(H, W)`; FinerCAMError unless it fits `size`."""
     import numpy as np
     from PIL import Image
-
-    from finercam.images import image_size, read_image
 
     if (found := image_size(path, upright=False)) != size:
         raise FinerCAMError(f"{path} is {found[0]}×{found[1]}, but its picture is {size[0]}×{size[1]}")

@@ -10,6 +10,7 @@ from finercam.annotation import Annotation
 from finercam.data.files import SampleList, find_root, pick, read_grey, read_json, read_table
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
+from finercam.images import image_size, read_image
 
 __all__ = ["TRAITS", "FishVista"]
 
@@ -82,7 +83,7 @@ class FishVista(SampleList):
                 annotate = partial(_annotate, path, mask, names)
                 key = path.relative_to(base).as_posix()
                 self.traits[key] = presence
-                samples.append(Sample(key, int(label), partial(_open, path), annotate))
+                samples.append(Sample(key, int(label), partial(read_image, path, upright=False), annotate))
         about = f"{task} {split}" + (f" {trait}" if trait else "")
         super().__init__(f"Fish-Vista {about}", base, classes, samples, skipped)
 
@@ -121,16 +122,8 @@ def _presence(text: str | None) -> bool | None:
     return {"1": True, "1.0": True, "0": False, "0.0": False}.get((text or "").strip())
 
 
-def _open(path: Path):
-    from finercam.images import read_image
-
-    return read_image(path, upright=False)
-
-
 def _annotate(path: Path, mask: Path, names: dict[int, str]) -> Annotation:
     import numpy as np
-
-    from finercam.images import image_size
 
     if not mask.exists():
         return Annotation()

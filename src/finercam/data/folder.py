@@ -1,4 +1,4 @@
-"""Plain folders: class folders with optional masks and boxes, and a flat folder of pictures without labels."""
+"""Plain folders as datasets: class folders with optional masks and boxes, and a flat folder without labels."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from finercam.annotation import Annotation
-from finercam.data.files import (
-    SampleList,
-    clip_box,
-    numbers,
-    pictures_under,
-    read_grey,
-    read_table,
-    safe_path,
-)
+from finercam.data.files import SampleList, clip_box, numbers, read_grey, read_table, safe_path
 from finercam.data.sample import Sample
-from finercam.errors import FinerCAMError, suggest
+from finercam.data.source import FolderSource, class_folders, class_name
+from finercam.errors import FinerCAMError
+from finercam.images import image_size, read_image
 
-__all__ = ["SPLITS", "ImageFolder", "PictureFolder", "class_folders"]
-
-SPLITS = ("test", "val", "valid", "validation", "train")
-"""Folder names taken for splits, in the order in which one is taken when none is asked for."""
+__all__ = ["ImageFolder", "PictureFolder"]
 
 Box = tuple[float, float, float, float]
 
@@ -33,7 +24,7 @@ class ImageFolder(SampleList):
     The class is the name of the folder (runs of blanks become one). With splits the classes are those of `train`
     in alphabetical order, so that a label means the same in each split; a class that only another split has comes
     after them. Without `split`, and where all folders are splits, the first of `SPLITS` is taken. A class without
-    pictures keeps its place and is named in `skipped`.
+    pictures keeps its place, and is named in `skipped`, as is a picture outside all class folders.
 
     Optional, with paths relative to `root` and coordinates in pixels of the upright picture:
 
@@ -43,67 +34,38 @@ class ImageFolder(SampleList):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str | None = None) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise FinerCAMError(f"{root} is not a folder")
-        base, split = _split_folder(root, split)
-        folders = class_folders(base)
-        classes = [_plain(folder.name) for folder in folders]
-        if split and (root / "train").is_dir():
-            classes = [_plain(folder.name) for folder in class_folders(root / "train")] + classes
-        classes = list(dict.fromkeys(classes))
-        boxes, skipped = _boxes(root)
-        samples = []
-        for folder in folders:
-            found = pictures_under(folder)
-            label = classes.index(_plain(folder.name))
-            samples += [_sample(root, path, label, boxes) for path in found]
-            if not found:
-                skipped.append((folder.name, "a class without pictures"))
-        super().__init__(f"{root.name}{f' {split}' if split else ''}", root, classes, samples, skipped)
+        source = FolderSource(root, split)
+        classes = source.classes()
+        samples, skipped = _samples(source, {name: label for label, name in enumerate(classes)})
+        name = f"{source.root.name} {source.split}" if source.split else source.root.name
+        super().__init__(name, source.root, classes, samples, skipped)
 
 
 class PictureFolder(SampleList):
     """The pictures that lie directly in one folder, without labels; `masks/` and `boxes.csv` as in ImageFolder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise FinerCAMError(f"{root} is not a folder")
-        boxes, skipped = _boxes(root)
-        samples = [_sample(root, path, None, boxes) for path in pictures_under(root) if path.parent == root]
-        super().__init__(root.name, root, [], samples, skipped)
+        source = FolderSource(root, flat=True)
+        super().__init__(source.root.name, source.root, [], *_samples(source, None))
 
 
-def class_folders(base: Path) -> list[Path]:
-    """The folders in `base` that can be classes, by name."""
-    folders = (entry for entry in base.iterdir() if entry.is_dir())
-    return sorted(entry for entry in folders if entry.name != "masks" and not entry.name.startswith("."))
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.split())
-
-
-def _split_folder(root: Path, split: str | None) -> tuple[Path, str | None]:
-    names = [folder.name for folder in class_folders(root)]
-    if split is None:
-        if not names or not set(names) <= set(SPLITS):
-            return root, None
-        split = next(name for name in SPLITS if name in names)
-    same = ("val", "valid", "validation")
-    for name in (split, *(same if split in same else ())):
-        if name in names:
-            return root / name, name
-    here = [name for name in SPLITS if name in names]
-    raise FinerCAMError(
-        f"{root} has no split {split!r}; it has {', '.join(here) or 'no split folders'}.{suggest(split, here)}"
-    )
-
-
-def _sample(root: Path, path: Path, label: int | None, boxes: dict[str, Box]) -> Sample:
-    key = path.relative_to(root).as_posix()
-    return Sample(key, label, partial(_open, path), partial(_annotate, root, path, boxes.get(key)))
+def _samples(source: FolderSource, position: dict[str, int] | None) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """The pictures of a folder, labelled by `position` of their class if there are classes, and what was skipped."""
+    boxes, skipped = _boxes(source.root)
+    samples = []
+    empty = dict.fromkeys(class_name(folder) for folder in class_folders(source.base)) if position else {}
+    for entry in source.entries():
+        label = None if position is None or entry.label is None else position.get(entry.label)
+        if entry.refused is not None:
+            skipped.append((entry.path, entry.refused))
+        elif position is not None and label is None:
+            skipped.append((entry.path, "lies in no class folder"))
+        else:
+            path = source.root / entry.path
+            annotate = partial(_annotate, source.root, path, boxes.get(entry.path))
+            samples.append(Sample(entry.path, label, partial(read_image, path), annotate))
+            empty.pop(entry.label or "", None)
+    return samples, skipped + [(name, "a class without pictures") for name in empty]
 
 
 def _boxes(root: Path) -> tuple[dict[str, Box], list[tuple[str, str]]]:
@@ -125,15 +87,7 @@ def _boxes(root: Path) -> tuple[dict[str, Box], list[tuple[str, str]]]:
     return found, skipped
 
 
-def _open(path: Path):
-    from finercam.images import read_image
-
-    return read_image(path)
-
-
 def _annotate(root: Path, path: Path, box: Box | None) -> Annotation:
-    from finercam.images import image_size
-
     size = image_size(path)
     stem = root / "masks" / path.relative_to(root).with_suffix("")
     masks = {}

@@ -11,6 +11,7 @@ from finercam.annotation import Annotation
 from finercam.data.files import SampleList, find_root, mask_box, pick, read_json
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
+from finercam.images import read_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,9 @@ class FunnyBirds(SampleList):
                 raise FinerCAMError(f"dataset_{split}.json: entry {index} has no class_idx") from None
             file = f"{label}/{index:06d}.png"
             path, parts = base / split / file, base / f"{split}_part_map" / file
-            samples.append(Sample(f"{split}/{file}", label, partial(_open, path), partial(_annotate, parts)))
+            samples.append(
+                Sample(f"{split}/{file}", label, partial(read_image, path, upright=False), partial(_annotate, parts))
+            )
         classes = [f"bird {index:02d}" for index in range(len(self._parts))]
         super().__init__(f"FunnyBirds {split}", base, classes, samples)
 
@@ -102,16 +105,10 @@ def _json(path: Path) -> list[Any]:
     return entries
 
 
-def _open(path: Path):
-    from finercam.images import read_image
-
-    return read_image(path, upright=False)
-
-
 def _pixels(path: Path) -> np.ndarray:
     import numpy as np
 
-    return np.asarray(_open(path)).astype(np.int16)
+    return np.asarray(read_image(path, upright=False)).astype(np.int16)
 
 
 def _annotate(path: Path) -> Annotation:

@@ -1,18 +1,22 @@
-"""From a dataset's string, as typed on the command line, to the dataset."""
+"""From the string that names a dataset, as typed on the command line, to the dataset or its source."""
 
 from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from finercam.data.sample import ImageDataset
+from finercam.data.source import FolderSource, ListSource, ReaderSource, Source, class_folders
 from finercam.errors import FinerCAMError, suggest
+from finercam.images import ENDINGS
 
-__all__ = ["READERS", "open_dataset"]
+__all__ = ["READERS", "open_dataset", "open_source", "parse_dataset"]
 
 READERS = {
     "cub": ("finercam.data.cub", "CUB"),
@@ -25,9 +29,10 @@ READERS = {
     "folder": ("finercam.data.folder", "ImageFolder"),
     "pictures": ("finercam.data.folder", "PictureFolder"),
     "list": ("finercam.data.listing", "ListFile"),
+    "parquet": ("finercam.data.listing", "ListFile"),
     "fieldguide": ("finercam.data.fieldguide", "Fieldguide"),
 }
-"""The word before the colon, and the class that reads it (imported when it is asked for)."""
+"""The word before the colon, and the class that reads it (imported when it is needed)."""
 
 FIELDGUIDE_COUNT = 500
 """Pictures of `fieldguide` where no count is given."""
@@ -44,7 +49,7 @@ _MARKS = {
 
 
 def open_dataset(text: str | os.PathLike[str], split: str | None = None, **options: Any) -> ImageDataset:
-    """The dataset that a string names: `kind:path?option=value`, a path that its files tell, or `fieldguide`.
+    """The dataset that a string names: `kind:path?option=value`, a path whose files say what it is, or `fieldguide`.
 
     - `cub:/data/CUB_200_2011`, `cars:…`, `aircraft:…?level=family`, `birds525:…`,
       `fishvista:…?task=segmentation`, `pets:…`, `funnybirds:…`;
@@ -52,50 +57,77 @@ def open_dataset(text: str | os.PathLike[str], split: str | None = None, **optio
       `str(dataset)` says which it was taken for;
     - `fieldguide` or `fieldguide:COUNT?seed=7`: the built-in benchmark, 500 pictures if no COUNT is given.
 
-    `split` and `options` go to the reader, and count for more than what the string says. Raises FinerCAMError for
-    a word, path, split or option that is not known.
+    `split` and `options` go to the reader, and override what the string says. Raises FinerCAMError for a kind, path,
+    split or option that is not known.
 
     >>> open_dataset("cub:/nowhere", split="train")
     Traceback (most recent call last):
     ...
     finercam.errors.FinerCAMError: CUB-200-2011: /nowhere is not a folder
     """
-    kind, place, asked = _parse(os.fspath(text))
-    asked |= {"split": split} if split is not None else {}
-    asked |= options
+    kind, place, given = _located(text)
+    given |= ({"split": split} if split is not None else {}) | options
     if kind == "fieldguide":
-        asked = {"count": place or FIELDGUIDE_COUNT} | asked
-    elif not place:
-        raise FinerCAMError(f"dataset {os.fspath(text)!r} names no path; write {kind}:PATH")
-    path = Path(place).expanduser()
-    if not kind:
-        kind, path = _recognise(path)
+        given = {"count": place or FIELDGUIDE_COUNT} | given
     module, name = READERS[kind]
     reader = getattr(import_module(module), name)
-    arguments = _converted(kind, reader, asked)
-    return reader(**arguments) if kind == "fieldguide" else reader(path, **arguments)
+    arguments = _converted(kind, reader, given)
+    return reader(**arguments) if kind == "fieldguide" else reader(Path(place), **arguments)
 
 
-def _parse(text: str) -> tuple[str, str, dict[str, Any]]:
-    """`(kind or "", path, options)`; a file's own colon or question mark is left alone where the file exists."""
-    if _there(text):
+def open_source(text: str | os.PathLike[str], split: str | None = None) -> Source:
+    """The pictures of a dataset as a stream; `text` as in `open_dataset`.
+
+    Folders and lists are walked without being held in memory. `list:FILE?root=FOLDER` has paths below another folder
+    than the file's own. Raises FinerCAMError as `open_dataset` does.
+    """
+    kind, place, options = _located(text)
+    options |= {"split": split} if split is not None else {}
+    if kind in ("list", "parquet") and set(options) <= {"root"}:
+        path = Path(place)
+        if not path.is_file():
+            raise FinerCAMError(f"{path} is not a file")
+        return ListSource(path, options.get("root"))
+    if kind == "folder" and set(options) <= {"split"}:
+        return FolderSource(place, options.get("split"))
+    if kind == "pictures" and not options:
+        return FolderSource(place, flat=True)
+    return ReaderSource(open_dataset(text, split))
+
+
+def parse_dataset(text: str) -> tuple[str, str, dict[str, Any]]:
+    """`(kind or "", path, options)` of a dataset's string; an existing file may have a colon or question mark in it."""
+    if _exists(text):
         return "", text, {}
     body, _, query = text.partition("?")
     try:
-        asked: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise FinerCAMError(f"dataset {text!r}: {query!r} is not option=value&option=value") from None
     kind, colon, place = body.partition(":")
     if body == "fieldguide":
-        return "fieldguide", "", asked
+        return "fieldguide", "", options
     if not colon or len(kind) == 1 or "/" in kind or "\\" in kind:  # "C:\birds" is a path
-        return "", body, asked
+        return "", body, options
     if kind not in READERS:
         raise FinerCAMError(f"no dataset reader {kind!r}; there are {', '.join(READERS)}.{suggest(kind, READERS)}")
-    return kind, place, asked
+    return kind, place, options
 
 
-def _there(text: str) -> bool:
+def _located(text: str | os.PathLike[str]) -> tuple[str, str, dict[str, Any]]:
+    """`(kind, path, options)`; the kind by the files that are there, if the string does not say it."""
+    kind, place, options = parse_dataset(os.fspath(text))
+    if kind == "fieldguide":
+        return kind, place, options
+    if not place:
+        raise FinerCAMError(f"dataset {os.fspath(text)!r} names no path; write {kind}:PATH")
+    path = Path(place).expanduser()
+    if not kind:
+        kind, path = _recognise(path)
+    return kind, str(path), options
+
+
+def _exists(text: str) -> bool:
     try:
         return Path(text).expanduser().exists()
     except (OSError, RuntimeError, ValueError):  # too long for a file name, the home of nobody
@@ -104,29 +136,31 @@ def _there(text: str) -> bool:
 
 def _recognise(path: Path) -> tuple[str, Path]:
     """Which kind of dataset lies at a path (itself, or up to two folders down), by its files."""
-    from finercam.data.files import PICTURE_ENDINGS, pictures_under
-    from finercam.data.folder import class_folders
-
     if path.is_file():
-        if path.suffix.lower() in PICTURE_ENDINGS:
+        if path.suffix.lower() in ENDINGS:
             raise FinerCAMError(f"{path} is one picture; give a folder, or a list file with its path in it")
         return "list", path
     if not path.is_dir():
         raise FinerCAMError(f"{path} does not exist; give a path, or one of {', '.join(READERS)} before a colon")
     below = class_folders(path)[:20]  # enough for any dataset's own folders, few of one with many classes
-    for place in (path, *below, *(folder for first in below for folder in class_folders(first)[:20])):
+    for place in (path, *below, *_inside(below)):
         for kind, patterns in _MARKS.items():
             if all(any(place.glob(pattern)) for pattern in patterns):
                 return kind, place
-    loose = any(entry.suffix.lower() in PICTURE_ENDINGS for entry in path.iterdir() if entry.is_file())
-    if any(pictures_under(folder) for folder in class_folders(path)):
-        return "folder", path
-    if loose:
-        return "pictures", path
+    for kind, is_flat in (("folder", False), ("pictures", True)):
+        found = FolderSource(path, flat=is_flat).entries()
+        if any(entry.refused is None and (is_flat or entry.label is not None) for entry in found):
+            return kind, path
     looked = "; ".join(f"{kind}: {' and '.join(patterns)}" for kind, patterns in _MARKS.items())
     raise FinerCAMError(
         f"{path} holds no dataset known here; looked for {looked}; class folders with pictures; pictures"
     )
+
+
+def _inside(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        with suppress(FinerCAMError):  # a folder that cannot be read is reported when its pictures are listed
+            yield from class_folders(folder)[:20]
 
 
 def _converted(kind: str, reader: Any, asked: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from finercam.annotation import Annotation
 from finercam.data.files import SampleList, find_root, mask_box, pick, read_grey, safe_path, words
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
+from finercam.images import image_size, read_image
 
 __all__ = ["Pets"]
 
@@ -40,7 +41,7 @@ class Pets(SampleList):
             if named.setdefault(label, breed) != breed:
                 raise FinerCAMError(f"Oxford-IIIT Pet: class {number} is {named[label]!r} and also {breed!r}")
             annotate = partial(_annotate, path, base / "annotations" / "trimaps" / f"{stem}.png", border)
-            samples.append(Sample(f"images/{stem}.jpg", label, partial(_open, path), annotate))
+            samples.append(Sample(f"images/{stem}.jpg", label, partial(read_image, path, upright=False), annotate))
         classes = [named.get(label, f"class {label + 1}") for label in range(max(named, default=-1) + 1)]
         super().__init__(f"Oxford-IIIT Pet {listing}", base, classes, samples, skipped)
 
@@ -52,15 +53,7 @@ def _label(number: str) -> int:
     return label
 
 
-def _open(path: Path):
-    from finercam.images import read_image
-
-    return read_image(path, upright=False)
-
-
 def _annotate(path: Path, trimap: Path, border: bool) -> Annotation:
-    from finercam.images import image_size
-
     if not trimap.parent.is_dir():
         return Annotation()
     values = read_grey(trimap, image_size(path, upright=False))

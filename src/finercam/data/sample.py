@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from finercam.annotation import Annotation
@@ -20,12 +20,15 @@ class Sample:
 
     `load` opens the picture (RGB); `annotate` reads its annotation. Both are lazy, and picklable, so that a
     `Sample` is cheap to list and can travel to another process.
+
+    >>> Sample("wren/a.png", 3, load=lambda: None)
+    Sample(id='wren/a.png', label=3)
     """
 
     id: str
     label: int | None
-    load: Callable[[], Image.Image]
-    annotate: Callable[[], Annotation] = Annotation
+    load: Callable[[], Image.Image] = field(repr=False)
+    annotate: Callable[[], Annotation] = field(default=Annotation, repr=False)
 
     def open(self) -> Image.Image:
         return self.load()
@@ -41,7 +44,8 @@ class ImageDataset(Protocol):
 
     `classes` are the class names, their positions the labels. A dataset that knows which pixels tell two classes
     apart (Fieldguide, FunnyBirds) also has `contrast_mask(index, rival) -> (H, W) bool`; one that knows which
-    parts do has `discriminative_parts(c, d) -> tuple[str, ...]`.
+    parts do has `discriminative_parts(c, d) -> tuple[str, ...]`; one that knows how much each part differs (CUB with
+    its attributes) has `attribute_difference(c, d) -> dict[str, float]`.
     """
 
     name: str

@@ -15,6 +15,7 @@ from finercam.core.maps import signed_map, upsample
 from finercam.core.references import NONE
 from finercam.data.batches import Batch
 from finercam.data.sample import ImageDataset
+from finercam.data.source import ReaderSource
 from finercam.errors import FinerCAMError
 from finercam.evaluation.maps import Question
 from finercam.explanation import Explanation
@@ -24,7 +25,6 @@ from finercam.run.maps import stored_answers
 from finercam.run.reader import Run
 from finercam.run.rows import OK
 from finercam.run.settings import Settings
-from finercam.run.source import ReaderSource
 
 if TYPE_CHECKING:
     from finercam.models import LoadedModel

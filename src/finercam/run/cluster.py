@@ -18,7 +18,7 @@ from finercam.run.lists import Entry
 from finercam.run.pictures import read_ahead
 from finercam.run.rows import write_rows
 from finercam.run.settings import Settings, preprocess_of
-from finercam.run.source import open_source
+from finercam.data.open import open_source
 from finercam.run.work import Work
 from finercam.run.worker import Worker
 

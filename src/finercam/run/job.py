@@ -16,7 +16,8 @@ from finercam.run.outcome import Outcome, read_outcome, write_summary
 from finercam.run.pending import pending_shards
 from finercam.run.rows import shard_name
 from finercam.run.settings import resolve_settings
-from finercam.run.source import Source, open_source
+from finercam.data.open import open_source
+from finercam.data.source import Source
 from finercam.run.store import Store
 from finercam.run.work import Work
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from finercam.data.labels import is_number
+from finercam.data.source import Listed, Source
 from finercam.errors import FinerCAMError
-from finercam.run.source import Listed, Source
 
 __all__ = ["Entry", "ImageList", "write_list"]
 
@@ -102,7 +103,7 @@ def write_list(
                     marks.append(_mark(one.path))
                 if one.label is not None:
                     labels += 1
-                    numbered = numbered and one.label.lstrip("-").isdecimal()
+                    numbered = numbered and is_number(one.label)
             writer.write_table(_table(some, columns), row_group_size=rows)
             count += len(some)
             if progress:

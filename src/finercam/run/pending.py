@@ -8,7 +8,7 @@ from typing import Any
 from finercam.errors import FinerCAMError
 from finercam.run.lists import ImageList
 from finercam.run.rows import PASSING, read_shard, shard_name
-from finercam.run.source import Source
+from finercam.data.source import Source
 from finercam.run.store import Store
 
 __all__ = ["pending_shards"]

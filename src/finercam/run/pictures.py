@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from finercam.data.batches import in_order
+from finercam.data.source import NoPicture, Source
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 from finercam.run.lists import Entry
-from finercam.run.source import NoPicture, Source
 
 if TYPE_CHECKING:
     from finercam.images import Preprocess

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from finercam.data.open import open_source
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.images import Preprocess
@@ -15,7 +16,6 @@ from finercam.names import class_id
 from finercam.run.manifest import Manifest, read_manifest
 from finercam.run.rows import OK, read_shard, schema, shard_name
 from finercam.run.settings import preprocess_of
-from finercam.run.source import open_source
 from finercam.run.store import Store
 from finercam.run.stored import answers
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finercam.run.lists import ImageList
 from finercam.run.manifest import Manifest
-from finercam.run.source import Source
+from finercam.data.source import Source
 
 __all__ = ["Work"]
 
