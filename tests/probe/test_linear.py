@@ -78,9 +78,9 @@ def test_sweep_takes_what_does_best_on_validation() -> None:
     found = sweep(train, val, 4, (1e2, 1e-1, 1e-8))
     tops = {decay: top for decay, top, _ in found.tried}
     assert [decay for decay, *_ in found.tried] == [1e2, 1e-1, 1e-8]
-    assert tops[found.weight_decay] == max(tops.values())
-    assert accuracy(found.head(val[0]), val[1])["top1"] == pytest.approx(max(tops.values()))
     losses = {decay: loss for decay, _, loss in found.tried}
+    assert losses[found.weight_decay] == min(losses.values())
+    assert accuracy(found.head(val[0]), val[1])["top1"] == pytest.approx(tops[found.weight_decay])
     assert losses[1e-1] < min(losses[1e2], losses[1e-8])
 
 
@@ -122,3 +122,16 @@ def test_bad_features_are_told(change, message: str) -> None:
 def test_features_that_do_not_vary_give_the_frequencies() -> None:
     head = fit(torch.ones(8, 3), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]), 2, 1e-3)
     torch.testing.assert_close(head(torch.ones(1, 3)).softmax(1), torch.tensor([[0.75, 0.25]]), atol=1e-3, rtol=0)
+
+
+def test_the_decay_is_chosen_by_loss_not_by_the_top_1_of_few_pictures() -> None:
+    """A hardly restrained head may win by one picture while its loss is many times that of another decay."""
+    train, val = (blobs(count, dim=30, spread=2.0, seed=seed) for count, seed in ((32, 24), (16, 1024)))
+    found = sweep(train, val, 4)
+    tried = {decay: (top1, loss) for decay, top1, loss in found.tried}
+    by_top1 = max(tried, key=lambda decay: tried[decay][0])
+    assert tried[by_top1][0] == found.top1 + 1 / 16  # the choice by top-1 took this one, for one picture more
+    assert tried[by_top1][1] > 2 * found.loss and found.loss == min(loss for _, loss in tried.values())
+    fresh, labels = blobs(4000, dim=30, spread=2.0, seed=2024)
+    losses = [float(F.cross_entropy(head(fresh), labels)) for head in (found.head, fit(*train, 4, by_top1))]
+    assert losses[1] > 1.5 * losses[0]

@@ -1,4 +1,4 @@
-"""`finercam probe`: a linear head over a frozen backbone; the accuracy of several; heads from elsewhere."""
+"""`finercam probe`: train a linear head over a frozen backbone, compare several, or read a head trained elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["probe"]
 
 TEST_SHARE = 0.2
-"""Set aside for measuring where a dataset has no test split."""
+"""Share held out for measuring if a dataset has no test split."""
 
 
 def probe(
@@ -27,22 +27,28 @@ def probe(
     ),
     backbone: str = typer.Option(None, "--backbone", "-b", help="As --model elsewhere: timm/…, hf/…, open_clip/…."),
     out: Path = typer.Option(None, "--out", "-o", help="Model folder to write; with --compare: table.md or .csv."),
-    pool: str = typer.Option(None, help="avg (patch mean, as the paper's; the default), tok (CLS), attn or own."),
-    native: bool = typer.Option(False, help="Pictures at their own shape, in whole patches: the paper's set-up."),
+    pool: str = typer.Option(
+        None,
+        help="avg (mean of patches, as in the paper), tok (CLS), attn or own. [default: avg or tok, whichever has the "
+        "lower validation loss]",
+    ),
+    native: bool = typer.Option(False, help="Keep the shape of each picture, in whole patches (the paper's set-up)."),
     size: int = typer.Option(None, min=16, help="Input size in pixels instead of the backbone's own."),
     max_side: int = typer.Option(1000, min=16, help="Longest side with --native."),
     normalise: str = typer.Option(None, help="imagenet or clip, instead of the backbone's own mean and deviation."),
-    val: str = typer.Option(None, help="Dataset for choosing the weight decay; else a share of DATA."),
+    val: str = typer.Option(None, help="Dataset for choosing weight decay and pooling; else a share of DATA."),
     test: str = typer.Option(None, help="Dataset to measure on; else the test split of DATA, or a fifth of it."),
     method: str = typer.Option("lbfgs", help="lbfgs (full batch) or adamw."),
-    weight_decay: list[float] = typer.Option(None, help="Weight decay to try; may be repeated. Default: a sweep."),
-    val_share: float = typer.Option(0.2, help="Share of the training pictures that the weight decay is chosen on."),
-    precision: str = typer.Option("float32", help="float32 or float64, of the head's training."),
+    weight_decay: list[float] = typer.Option(None, help="Weight decay to try; may be repeated. [default: a sweep]"),
+    val_share: float = typer.Option(0.2, help="Share of the training pictures that is held out for that choice."),
+    precision: str = typer.Option("float32", help="float32 or float64, for training the head."),
     seed: int = typer.Option(0, help="Seed of the shares held out, and of adamw's batches."),
     cache: Path = typer.Option(None, help="Folder for features; default: ~/.cache/finercam/features."),
     batch_size: int = typer.Option(16, min=1, help="Pictures at a time."),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
-    import_head: Path = typer.Option(None, help="A head made elsewhere (weight, bias), to be joined to --backbone."),
+    import_head: Path = typer.Option(
+        None, help="A head trained elsewhere (weight, bias), to be joined to --backbone."
+    ),
     classes: Path = typer.Option(None, help="Class names for --import-head, one a line."),
     compare: bool = typer.Option(False, "--compare", help="Print the accuracy of several probes as one table."),
 ) -> None:
@@ -57,9 +63,11 @@ def probe(
         raise FinerCAMError(f"probe trains on one dataset, not {len(places)}; name it as in 'finercam evaluate'")
     if import_head is not None and (places or classes is None):
         raise FinerCAMError("--import-head takes --classes, a file with one name a line, and no dataset")
-    # Datasets first: a wrong path is told before a backbone is fetched.
+    # Datasets first: a wrong path is reported before a backbone is downloaded.
     sets = _datasets(places[0], val, test) if import_head is None else {}
-    loaded = _backbone(backbone, pool, native, size, max_side, normalise, device)
+    loaded = _backbone(
+        backbone, pool, native=native, size=size, max_side=max_side, normalise=normalise, device=device
+    )
     if import_head is not None:
         from finercam.probe import import_head as read
 
@@ -70,6 +78,7 @@ def probe(
         sets,
         loaded,
         out,
+        is_pool_given=pool is not None or "pool=" in backbone,
         method=method,
         weight_decay=weight_decay or (),
         val_share=val_share,
@@ -78,18 +87,23 @@ def probe(
         cache=cache,
         batch_size=batch_size,
     )
-    _tell(result)
+    _print(result)
 
 
-def _run(sets: dict[str, ImageDataset], backbone: Backbone, out: Path, **options: Any) -> ProbeResult:
+def _run(
+    sets: dict[str, ImageDataset], backbone: Backbone, out: Path, *, is_pool_given: bool, **options: Any
+) -> ProbeResult:
     from finercam.commands.console import progress
+    from finercam.probe import poolings
     from finercam.probe import probe as run
 
+    backbones = [backbone] if is_pool_given else poolings(backbone)
     with progress(sum(map(len, sets.values()))) as bar:
-        tasks = {split: bar.add_task(f"features, {split}", total=len(dataset)) for split, dataset in sets.items()}
+        totals = {split: len(dataset) * (1 if split == "test" else len(backbones)) for split, dataset in sets.items()}
+        tasks = {split: bar.add_task(f"features, {split}", total=total) for split, total in totals.items()}
         return run(
             sets["train"],
-            backbone,
+            backbones,
             out,
             val=sets.get("val"),
             test=sets.get("test"),
@@ -99,7 +113,7 @@ def _run(sets: dict[str, ImageDataset], backbone: Backbone, out: Path, **options
         )
 
 
-def _tell(result: ProbeResult) -> None:
+def _print(result: ProbeResult) -> None:
     from finercam.commands.console import complain, print_table
 
     rows = [
@@ -107,6 +121,9 @@ def _tell(result: ProbeResult) -> None:
         for split, one in result.accuracy.items()
     ]
     print_table(["split", "top-1", "top-5", "pictures"], rows, right=["top-1", "top-5", "pictures"])
+    for pool, (top1, loss) in result.pools.items():
+        taken = "taken" if pool == result.model.backbone.pool else "left"
+        typer.echo(f"pooling {pool} {taken}: validation loss {loss:.3f}, top-1 {100 * top1:.1f} %")
     typer.echo(f"weight decay {result.weight_decay:g}; {len(result.classes)} classes; written: {result.out}")
     for split, errors in result.errors.items():
         for _, name, reason in errors[:5]:
@@ -134,26 +151,18 @@ def _compare(folders: list[str], out: Path | None) -> None:
         typer.echo(f"written: {out}")
 
 
-def _backbone(
-    text: str,
-    pool: str | None,
-    native: bool,
-    size: int | None,
-    max_side: int,
-    normalise: str | None,
-    device: str,
-) -> Backbone:
+def _backbone(text: str, pool: str | None, *, device: str, **options: Any) -> Backbone:
     import torch
 
     from finercam.models.backbone import load_backbone
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_backbone(text, pool, native=native, size=size, max_side=max_side, normalise=normalise, device=device)
+    return load_backbone(text, pool, device=device, **options)
 
 
 def _datasets(data: str, val: str | None, test: str | None) -> dict[str, ImageDataset]:
-    """The datasets by split. DATA that names no split, and has some, is its train split and tested on its test split."""
+    """The datasets by split. DATA with splits, none of which is named, is trained on `train` and measured on `test`."""
     from finercam.data import open_dataset
 
     whole = "split=" in data.partition("?")[2]
@@ -180,7 +189,7 @@ def _split(data: str, split: str) -> ImageDataset | None:
     try:
         return open_dataset(data, split)
     except FinerCAMError:
-        found = open_dataset(data)  # what is wrong with the path itself is told as such
+        found = open_dataset(data)  # raises for a path that is wrong itself
         unsplit = isinstance(found, ImageFolder) and found.name == found.root.name
         if unsplit or "split" not in signature(type(found)).parameters:
             return None

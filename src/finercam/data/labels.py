@@ -44,12 +44,17 @@ def label_ids(
 
 
 def match_classes(
-    classes: Sequence[str], names: Sequence[str], needed: Iterable[int] | None = None
+    classes: Sequence[str],
+    names: Sequence[str],
+    needed: Iterable[int] | None = None,
+    dataset: str = "the dataset",
+    whose: str = "model",
 ) -> list[int | None]:
     """The position among a model's `names` of each of a dataset's `classes`, None where the model has no such class.
 
     Names match as in `finercam.names.class_id`, and if that finds nothing without apostrophes and other signs. Raises
-    FinerCAMError if no class matches, if two match the same name, and for one of `needed` (labels) that matches none.
+    FinerCAMError if no class matches, if two match the same name, and for one of `needed` (labels) that matches none;
+    `dataset` and `whose` names are in its message.
 
     >>> match_classes(["Brewer Blackbird", "dodo"], ["Euphagus cyanocephalus (Brewer's Blackbird)", "Turdus merula"])
     [0, None]
@@ -57,23 +62,22 @@ def match_classes(
     if list(classes) == list(names):
         return list(range(len(names)))
     simple = [_without_signs(name) for name in names]
-    found = [_position(name, names) for name in classes]
-    for label, name in enumerate(classes):
-        if found[label] is None:
-            found[label] = _position(_without_signs(name), simple)
+    found: list[int | None] = []
     matched: dict[int, str] = {}
-    for name, at in zip(classes, found, strict=True):
+    for name in classes:
+        at = _position(name, names)
+        at = _position(_without_signs(name), simple) if at is None else at
+        found.append(at)
         if at is not None and matched.setdefault(at, name) != name:
             raise FinerCAMError(
-                f"classes {matched[at]!r} and {name!r} both match the class {names[at]!r} of the model"
+                f"{dataset}: classes {matched[at]!r} and {name!r} both match {names[at]!r} of the {whose}"
             )
     lacking = [classes[label] for label in sorted(set(needed or ())) if found[label] is None]
     if lacking or not matched:
         first = (lacking or list(classes) or ["(none)"])[0]
-        count = f"{len(lacking)} of {len(classes)}" if lacking else f"all {len(classes)}"
         raise FinerCAMError(
-            f"class {first!r} is not among the {len(names)} classes of the model ({count} do not match)."
-            f"{suggest(first, names)}"
+            f"{dataset}: class {first!r} is not among the {len(names)} classes of the {whose} "
+            f"({len(classes) - len(matched)} of {len(classes)} do not match).{suggest(first, names)}"
         )
     return found
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,11 +73,11 @@ class FeatureCache:
         except FinerCAMError as error:
             raise FinerCAMError(f"{error}; name another folder with --cache") from None
 
-    def read(self, digests: Sequence[str | None]) -> dict[str, Tensor]:
+    def read(self, digests: Iterable[str]) -> dict[str, Tensor]:
         """The features `(D,)` that are kept of these pictures."""
         from safetensors import SafetensorError, safe_open
 
-        wanted = {digest for digest in digests if digest}
+        wanted = set(digests)
         found: dict[str, Tensor] = {}
         for shard in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -114,64 +114,70 @@ def extract(
 ) -> Features:
     """Features of every labelled picture of a dataset, from the cache where it has them.
 
-    `cache` is the folder that holds all caches (None: `default_cache()`). A run that was cut off goes on where it
-    stopped; a picture that changed, or another backbone, pooling, size or normalisation, is computed anew. `progress`
-    is told of every picture done. Raises FinerCAMError when not one labelled picture can be read.
+    `cache` is the folder that holds all caches (None: `default_cache()`). A run that was stopped continues; a picture
+    that changed, or another backbone, pooling, size or normalisation, is computed again. `progress` gets the number of
+    pictures just done. Raises FinerCAMError if not one labelled picture can be read.
     """
+    report = progress or (lambda count: None)
     store = FeatureCache(cache or default_cache(), backbone.settings())
     threads = min(4, os.cpu_count() or 1) if workers is None else max(1, workers)
     with ThreadPoolExecutor(threads, thread_name_prefix="finercam-digest") as pool:
         seen = list(pool.map(lambda index: _look(dataset, index), range(len(dataset))))
-    readable = [index for index, (_, label, digest, _) in enumerate(seen) if digest and label is not None]
-    kept = store.read([seen[index][2] for index in readable])
-    # a cache is a folder that anybody may have written to: what no such backbone gives is made anew
+    readable = {index: one.digest for index, one in enumerate(seen) if one.digest and one.label is not None}
+    kept = store.read(readable.values())
+    # a cache is a folder that anybody may have written to: features that no such backbone gives are not trusted
     kept = {digest: row for digest, row in kept.items() if row.shape == (backbone.dim,) and row.isfinite().all()}
-    missing: dict[str, int] = {}  # one position of each picture to be computed: twins have one feature
-    for index in readable:
-        if seen[index][2] not in kept:
-            missing.setdefault(str(seen[index][2]), index)
-    if progress is not None:
-        progress(len(readable) - len(missing))
-    reasons = {index: reason for index, (*_, reason) in enumerate(seen) if reason}
+    missing: dict[str, int] = {}  # one position of each picture to be computed: copies share one feature
+    for index, digest in readable.items():
+        if digest not in kept:
+            missing.setdefault(digest, index)
+    report(len(readable) - len(missing))
+    reasons = {index: one.reason for index, one in enumerate(seen) if one.reason}
     fresh: dict[str, Tensor] = {}
     try:
         for batch in loader(dataset, backbone.preprocess, batch_size, missing.values(), workers):
-            for index, _, reason in batch.errors:
-                reasons[index] = reason
+            reasons |= {index: reason for index, _, reason in batch.errors}
             if not len(batch):
                 continue
             rows = backbone.features(batch.images).float().cpu()
-            fresh.update({str(seen[index][2]): row for index, row in zip(batch.indices, rows, strict=True)})
-            if progress is not None:
-                progress(len(batch))
+            fresh |= {readable[index]: row for index, row in zip(batch.indices, rows, strict=True)}
+            report(len(batch))
             if len(fresh) >= SHARD:
-                kept.update(fresh)
+                kept |= fresh
                 store.write(fresh)
                 fresh = {}
     finally:  # also when interrupted: what is computed is kept
-        kept.update(fresh)
+        kept |= fresh
         store.write(fresh)
-    done = [index for index in readable if seen[index][2] in kept]
+    done = {index: kept[digest] for index, digest in readable.items() if digest in kept}
     if not done:
         first = next(iter(reasons.values()), "no picture has a label")
         raise FinerCAMError(f"{dataset.name}: no labelled picture could be read; the first: {first}")
     return Features(
-        torch.stack([kept[str(seen[index][2])] for index in done]),
-        torch.tensor([int(seen[index][1] or 0) for index in done]),
-        [seen[index][0] for index in done],
-        done,
-        [(index, seen[index][0], reason) for index, reason in sorted(reasons.items())],
-        sum(label is None and digest is not None for _, label, digest, _ in seen),
+        torch.stack(list(done.values())),
+        torch.tensor([seen[index].label for index in done]),
+        [seen[index].id for index in done],
+        list(done),
+        [(index, seen[index].id, reason) for index, reason in sorted(reasons.items())],
+        sum(one.label is None and one.digest is not None for one in seen),
         len(missing),
     )
 
 
-def _look(dataset: ImageDataset, index: int) -> tuple[str, int | None, str | None, str]:
-    """`(id, label, digest, reason why there is no digest)` of one picture."""
-    name, label = f"#{index}", None
+class _Seen(NamedTuple):
+    """A picture's id and label, and its digest or the reason why there is none."""
+
+    id: str
+    label: int | None = None
+    digest: str | None = None
+    reason: str = ""
+
+
+def _look(dataset: ImageDataset, index: int) -> _Seen:
+    found = _Seen(f"#{index}")
     try:
         sample = dataset[index]
-        name, label = sample.id, sample.label
-        return name, label, picture_digest(sample.open()), ""
+        found = _Seen(sample.id, sample.label)
+        return found._replace(digest=picture_digest(sample.open()))
     except Exception as error:  # as in the loader: one bad picture must not end a long run
-        return name, label, None, one_line(error)
+        return found._replace(reason=one_line(error))

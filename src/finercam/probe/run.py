@@ -1,17 +1,21 @@
-"""Training a linear head over a frozen backbone, and what is to be said about it."""
+"""Training a linear head over a frozen backbone, and what its model folder says about it."""
 
 from __future__ import annotations
 
+import copy
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from finercam._version import __version__
+from finercam.data.labels import match_classes
 from finercam.data.sample import ImageDataset
 from finercam.errors import FinerCAMError
 from finercam.probe.features import Features, extract
@@ -21,11 +25,39 @@ if TYPE_CHECKING:
     from finercam.models.backbone import Backbone
     from finercam.models.probed import Probed
 
-__all__ = ["PRECISIONS", "ProbeResult", "probe"]
+__all__ = ["PRECISIONS", "ProbeResult", "Training", "poolings", "probe"]
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
-Progress = Callable[[str, int, int], object]
+Pair = tuple[Tensor, Tensor]
+"""Features `(N, D)` and labels `(N,)`."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a head is trained.
+
+    `method` is "lbfgs" or "adamw", `weight_decay` one or several to choose from on validation data (by default
+    `DECAYS[method]`). Where there is no validation or test set, `val_share` and `test_share` of each training class
+    are held out. `precision` is "float32" or "float64". Raises FinerCAMError for another method or precision.
+    """
+
+    method: str = "lbfgs"
+    weight_decay: float | Sequence[float] = ()
+    val_share: float = 0.2
+    test_share: float = 0.0
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("precision", PRECISIONS), ("method", DECAYS)):
+            if getattr(self, name) not in known:
+                raise FinerCAMError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}")
+
+    @property
+    def decays(self) -> list[float]:
+        given = [self.weight_decay] if isinstance(self.weight_decay, int | float) else self.weight_decay
+        return [float(one) for one in given] or list(DECAYS[self.method])
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,8 @@ class ProbeResult:
     """A classifier of a frozen backbone and a trained head, and how well it does.
 
     `accuracy` maps a split to `{"top1", "top5"}` in [0, 1] and `"count"`; `tried` are the `(weight decay, top-1, loss)`
-    of the sweep on the validation split; `errors` maps a split to the `(index, id, reason)` of unreadable pictures.
+    of the sweep on the validation data; `pools` maps each pooling that was compared to its `(top-1, loss)` there;
+    `errors` maps a split to the `(index, id, reason)` of unreadable pictures.
     """
 
     model: Probed
@@ -41,39 +74,60 @@ class ProbeResult:
     accuracy: dict[str, dict[str, float]]
     weight_decay: float
     tried: tuple[tuple[float, float, float], ...]
+    pools: dict[str, tuple[float, float]]
     provenance: Mapping[str, Any]
     errors: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
     out: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """A head over one pooling, the data that it was fitted to and measured on, and the training set's features."""
+
+    backbone: Backbone
+    features: dict[str, Features]
+    sweep: Sweep
+    splits: dict[str, Pair]
+    held_out: dict[str, float] | None
+    test_ids: list[str]
+
+
+def poolings(backbone: Backbone) -> list[Backbone]:
+    """The backbone, and the same one with each other pooling that its tokens have: mean of patches, CLS token."""
+    found = [backbone]
+    for pool in ("avg", "tok"):
+        if pool in backbone.model.pools and pool != backbone.pool:
+            tower = copy.copy(backbone.model)  # the same weights, not a copy of them
+            tower.pool = pool
+            named = {
+                "architecture": {**backbone.architecture, "pool": pool},
+                "provenance": {**backbone.provenance, "pool": pool},
+            }
+            found.append(replace(backbone, model=tower, **named))
+    return found
+
+
 def probe(
     train: ImageDataset,
-    backbone: Backbone,
+    backbone: Backbone | Sequence[Backbone],
     out: str | os.PathLike[str] | None = None,
     *,
     val: ImageDataset | None = None,
     test: ImageDataset | None = None,
-    test_share: float = 0.0,
-    val_share: float = 0.2,
-    method: str = "lbfgs",
-    weight_decay: float | Sequence[float] = (),
-    seed: int = 0,
-    precision: str = "float32",
     cache: str | os.PathLike[str] | None = None,
     batch_size: int = 16,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+    **training: Any,
 ) -> ProbeResult:
-    """Train a linear head on a frozen backbone's features of `train`, and write the classifier to `out`.
+    """Train a linear head on the backbone's features of `train`, measure it, and write the classifier to `out`.
 
-    Features are cached on disk, see `finercam.probe.extract`. The weight decay is the best of a sweep
-    (`finercam.probe.DECAYS`, or those given; one is taken as it is) on `val`; without `val` on a stratified share
-    `val_share` of `train`, and the head is then fitted again to all of it. `test` is only measured; without it a
-    stratified share `test_share` of `train` is set aside before anything else. `progress` is told `(split, done, of)`.
-    The global random state is neither used nor touched.
+    The weight decay is the one with the least loss on `val`; without `val`, on a share of the training pictures, and
+    the head is then fitted to all of them. Of several backbones (see `poolings`) the one with the least loss is taken.
+    `training` are the fields of `Training`. Classes of `val` and `test` are matched to those of `train` by name.
+    `progress` gets split, number of pictures just done, and their total. Everything is seeded.
 
-    `out` becomes a model folder for `load_model`, `finercam explain` and `finercam evaluate`. Raises FinerCAMError
-    for datasets whose classes do not match, and where there is nothing to train on.
+    Raises FinerCAMError for datasets whose classes do not match, and where there is nothing to train on.
 
     >>> from finercam.data import open_dataset
     >>> from finercam.models.backbone import load_backbone
@@ -81,105 +135,129 @@ def probe(
     >>> probe(open_dataset("fieldguide:400"), backbone, "head/").accuracy["val"]  # doctest: +SKIP
     {'top1': 0.99, 'top5': 1.0, 'count': 80}
     """
-    if precision not in PRECISIONS:
-        raise FinerCAMError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
-    if method not in DECAYS:
-        raise FinerCAMError(f"method={method!r} is not one of {', '.join(DECAYS)}")
-    decays = [float(weight_decay)] if isinstance(weight_decay, int | float) else [float(one) for one in weight_decay]
-    folder = None if cache is None else Path(cache)
+    how = Training(**training)
+    backbones = list(backbone) if isinstance(backbone, Sequence) else [backbone]
 
-    def seen(dataset: ImageDataset, split: str) -> Features:
-        def tell(done: int) -> None:
-            if progress is not None:
-                progress(split, done, len(dataset))
+    def read(one: Backbone, split: str, dataset: ImageDataset) -> Features:
+        step = None if progress is None else partial(_step, progress, split, len(dataset))
+        folder = None if cache is None else Path(cache)
+        return extract(dataset, one, folder, batch_size=batch_size, workers=workers, progress=step)
 
-        return extract(dataset, backbone, folder, batch_size=batch_size, workers=workers, progress=tell)
-
-    features = {"train": seen(train, "train")}
-    classes = _classes(train, features["train"].labels)
-    features |= {"val": seen(val, "val")} if val is not None else {}
-    features |= {"test": seen(test, "test")} if test is not None else {}
-
-    def pair(split: str, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-        labels = _aligned(features[split].labels, dataset, classes)
-        return features[split].values.to(backbone.device, PRECISIONS[precision]), labels
-
-    rest = pair("train", train)
-    splits: dict[str, tuple[Tensor, Tensor]] = {}
-    held_ids: list[str] = []
+    fitted = [_fit(train, val, one, how, read, test is None, len(backbones) > 1) for one in backbones]
+    best = min(fitted, key=lambda one: one.sweep.loss)
+    classes = _classes(train, best.features["train"].labels)
+    features, splits = dict(best.features), dict(best.splits)
     if test is not None:
-        splits["test"] = pair("test", test)
-    elif test_share:
-        kept, held = stratified(rest[1], test_share, seed)
-        held_ids = [features["train"].ids[index] for index in held.tolist()]
-        splits["test"], rest = _rows(rest, held), _rows(rest, kept)
-    chosen, splits["train"], held_out = _train(
-        rest, pair("val", val) if val is not None else None, len(classes), val_share, method, decays, seed
-    )
-    measured: dict[str, dict[str, float]] = {}
-    for split, (values, labels) in splits.items():
-        measured[split] = _measured(chosen.head, values, labels)
-    if held_out is not None:
-        measured["val"] = held_out
+        features["test"] = read(best.backbone, "test", test)
+        splits["test"] = _pair(features["test"], test, classes, best.backbone, how)
+    measured = {split: _measured(best.sweep.head, pair) for split, pair in splits.items()}
+    if best.held_out is not None:
+        measured["val"] = best.held_out
     measured = {split: measured[split] for split in ("train", "val", "test") if split in measured}
-    provenance = {
-        "dataset": _family(train.name),
-        "train": str(train) if hasattr(train, "samples") else train.name,
-        "accuracy": measured,
-        "weight_decay": chosen.weight_decay,
-        "tried": [list(one) for one in chosen.tried],
-        "method": method,
-        "precision": precision,
-        "seed": seed,
-        "features": {"pool": backbone.pool, "weights": backbone.fingerprint},
-        "unreadable": {split: len(one.errors) for split, one in features.items()},
-        "finercam": _version(),
-        **({"test_ids": held_ids} if held_ids else {}),
-    }
+    pools = {one.backbone.pool: (one.sweep.top1, one.sweep.loss) for one in fitted} if len(fitted) > 1 else {}
+    provenance = _provenance(best, train, len(classes), how, measured, pools, features)
     from finercam.models.probed import probed, save_probed
 
-    model = probed(backbone, chosen.head.weight, chosen.head.bias)
-    where = None if out is None else save_probed(out, model, backbone, classes, provenance)
+    model = probed(best.backbone, best.sweep.head.weight, best.sweep.head.bias)
+    where = None if out is None else save_probed(out, model, _public(best.backbone), classes, provenance)
     errors = {split: one.errors for split, one in features.items() if one.errors}
-    return ProbeResult(model, classes, measured, chosen.weight_decay, chosen.tried, provenance, errors, where)
+    return ProbeResult(
+        model, classes, measured, best.sweep.weight_decay, best.sweep.tried, pools, provenance, errors, where
+    )
 
 
-def _train(
-    rest: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor] | None,
-    num_classes: int,
-    val_share: float,
-    method: str,
-    decays: Sequence[float],
-    seed: int,
-) -> tuple[Sweep, tuple[Tensor, Tensor], dict[str, float] | None]:
-    """The head, what it was finally fitted to, and its accuracy on data that took no part in fitting it."""
+def _step(progress: Callable[[str, int, int], object], split: str, total: int, done: int) -> None:
+    progress(split, done, total)
+
+
+def _fit(
+    train: ImageDataset,
+    val: ImageDataset | None,
+    backbone: Backbone,
+    how: Training,
+    read: Callable[[Backbone, str, ImageDataset], Features],
+    may_set_aside: bool,
+    must_validate: bool,
+) -> _Fitted:
+    """The best head over one backbone's features."""
+    features = {"train": read(backbone, "train", train)}
+    classes = _classes(train, features["train"].labels)
+    rest = _pair(features["train"], train, classes, backbone, how)
+    splits: dict[str, Pair] = {}
+    test_ids: list[str] = []
+    if may_set_aside and how.test_share:
+        kept, held = stratified(rest[1], how.test_share, how.seed)
+        test_ids = [features["train"].ids[index] for index in held.tolist()]
+        splits["test"], rest = _rows(rest, held), _rows(rest, kept)
     if len(rest[1].unique()) < 2:
         raise FinerCAMError("the training pictures are of one class only; a head needs two")
-    if val is None and len(decays) == 1:
-        head = fit(*rest, num_classes, decays[0], method=method, seed=seed)
-        return Sweep(head, decays[0]), rest, None
-    fitted = rest
-    if val is None:
-        kept, held = stratified(rest[1], val_share, seed + 1)
-        if not len(held):
-            raise FinerCAMError("no class has two pictures to hold one out; give val=, or one weight_decay")
-        fitted, val = _rows(rest, kept), _rows(rest, held)
-    chosen = sweep(fitted, val, num_classes, decays, method=method, seed=seed)
-    held_out = _measured(chosen.head, *val)
-    if fitted is not rest:
-        start = chosen.head if method == "lbfgs" else None
-        head = fit(*rest, num_classes, chosen.weight_decay, method=method, start=start, seed=seed)
-        chosen = Sweep(head, chosen.weight_decay, chosen.tried)
-    return chosen, rest, held_out
+    splits["train"] = rest
+    if val is not None:
+        features["val"] = read(backbone, "val", val)
+        pair = _pair(features["val"], val, classes, backbone, how)
+        found = sweep(rest, pair, len(classes), how.decays, method=how.method, seed=how.seed)
+        return _Fitted(backbone, features, found, splits, _measured(found.head, pair), test_ids)
+    if len(how.decays) == 1 and not must_validate:
+        head = fit(*rest, len(classes), how.decays[0], method=how.method, seed=how.seed)
+        return _Fitted(backbone, features, Sweep(head, how.decays[0]), splits, None, test_ids)
+    found, held_out = _validated(rest, len(classes), how)
+    return _Fitted(backbone, features, found, splits, held_out, test_ids)
 
 
-def _rows(pair: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+def _validated(rest: Pair, num_classes: int, how: Training) -> tuple[Sweep, dict[str, float]]:
+    """The sweep on a held-out share, its head then fitted to all data, and its accuracy before that."""
+    kept, held = stratified(rest[1], how.val_share, how.seed + 1)
+    if not len(held):
+        raise FinerCAMError("no class has two pictures to hold one out; give val=, or one weight_decay")
+    val = _rows(rest, held)
+    found = sweep(_rows(rest, kept), val, num_classes, how.decays, method=how.method, seed=how.seed)
+    start = found.head if how.method == "lbfgs" else None
+    head = fit(*rest, num_classes, found.weight_decay, method=how.method, start=start, seed=how.seed)
+    return replace(found, head=head), _measured(found.head, val)
+
+
+def _provenance(
+    best: _Fitted,
+    train: ImageDataset,
+    num_classes: int,
+    how: Training,
+    measured: dict[str, dict[str, float]],
+    pools: dict[str, tuple[float, float]],
+    features: dict[str, Features],
+) -> dict[str, Any]:
+    """What `config.json` says of a probe: names and numbers, no path of this machine."""
+    found: dict[str, Any] = {
+        "dataset": re.sub(r" (train|trainval|val|valid|validation|test|all)$", "", train.name),
+        "train": f"{train.name}: {len(train):,} pictures, {num_classes:,} classes",
+        "accuracy": measured,
+        "weight_decay": best.sweep.weight_decay,
+        "tried": [list(one) for one in best.sweep.tried],
+        "method": how.method,
+        "precision": how.precision,
+        "seed": how.seed,
+        "features": {"pool": best.backbone.pool, "weights": best.backbone.fingerprint},
+        "unreadable": {split: len(one.errors) for split, one in features.items()},
+        "finercam": __version__,
+    }
+    if pools:
+        found["pools"] = {pool: {"top1": top1, "loss": loss} for pool, (top1, loss) in pools.items()}
+    return found | ({"test_ids": best.test_ids} if best.test_ids else {})
+
+
+def _public(backbone: Backbone) -> Backbone:
+    """The backbone under a name that holds no path of this machine: of a model folder its own name."""
+    if not Path(backbone.name.partition("?")[0]).expanduser().is_dir():
+        return backbone
+    name = Path(backbone.name.partition("?")[0]).resolve().name
+    return replace(backbone, name=name, provenance={**backbone.provenance, "backbone": name})
+
+
+def _rows(pair: Pair, rows: Tensor) -> Pair:
     return pair[0][rows.to(pair[0].device)], pair[1][rows]
 
 
-def _measured(head: Head, values: Tensor, labels: Tensor) -> dict[str, float]:
-    return {**accuracy(head(values), labels), "count": len(labels)}
+def _measured(head: Head, pair: Pair) -> dict[str, float]:
+    return {**accuracy(head(pair[0]), pair[1]), "count": len(pair[1])}
 
 
 def _classes(dataset: ImageDataset, labels: Tensor) -> list[str]:
@@ -187,33 +265,9 @@ def _classes(dataset: ImageDataset, labels: Tensor) -> list[str]:
     return list(dataset.classes) or [str(label) for label in range(int(labels.max()) + 1)]
 
 
-def _aligned(labels: Tensor, dataset: ImageDataset, classes: list[str]) -> Tensor:
-    """Labels of another split as positions in `classes`: its classes may stand in another order."""
-    own = _classes(dataset, labels)
-    if own == classes:
-        return labels
-    position = {name: index for index, name in enumerate(classes)}
-    unknown = [own[label] for label in labels.unique().tolist() if own[label] not in position]
-    if unknown:
-        raise FinerCAMError(
-            f"{dataset.name}: class {unknown[0]!r} is not among the {len(classes)} classes of the training data"
-        )
-    return torch.tensor([position[own[label]] for label in labels.tolist()])
-
-
-def _family(name: str) -> str:
-    """A dataset's name without its split.
-
-    >>> _family("CUB-200-2011 train"), _family("fieldguide")
-    ('CUB-200-2011', 'fieldguide')
-    """
-    return re.sub(r" (train|trainval|val|valid|validation|test|all)$", "", name)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("finercam")
-    except PackageNotFoundError:
-        return "unknown"
+def _pair(features: Features, dataset: ImageDataset, classes: list[str], backbone: Backbone, how: Training) -> Pair:
+    """Features and labels as positions in `classes`: those of the dataset may be in another order."""
+    labels: Iterable[int] = features.labels.tolist()
+    position = match_classes(_classes(dataset, features.labels), classes, labels, dataset.name, "training data")
+    values = features.values.to(backbone.device, PRECISIONS[how.precision])
+    return values, torch.tensor([position[label] for label in labels])
