@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from finercam.data.open import open_source
 from finercam.errors import FinerCAMError
 from finercam.io import one_line, weights_hash
 from finercam.models import load_model
@@ -18,7 +19,6 @@ from finercam.run.lists import Entry
 from finercam.run.pictures import read_ahead
 from finercam.run.rows import write_rows
 from finercam.run.settings import Settings, preprocess_of
-from finercam.data.open import open_source
 from finercam.run.work import Work
 from finercam.run.worker import Worker
 

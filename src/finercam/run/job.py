@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from finercam.data.open import open_source
+from finercam.data.source import Source
 from finercam.errors import FinerCAMError
 from finercam.run import cluster, local
 from finercam.run.cluster import Cluster
@@ -16,8 +18,6 @@ from finercam.run.outcome import Outcome, read_outcome, write_summary
 from finercam.run.pending import pending_shards
 from finercam.run.rows import shard_name
 from finercam.run.settings import resolve_settings
-from finercam.data.open import open_source
-from finercam.data.source import Source
 from finercam.run.store import Store
 from finercam.run.work import Work
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from finercam.data.source import Source
 from finercam.errors import FinerCAMError
 from finercam.run.lists import ImageList
 from finercam.run.rows import PASSING, read_shard, shard_name
-from finercam.data.source import Source
 from finercam.run.store import Store
 
 __all__ = ["pending_shards"]

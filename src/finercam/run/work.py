@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from finercam.data.source import Source
 from finercam.run.lists import ImageList
 from finercam.run.manifest import Manifest
-from finercam.data.source import Source
 
 __all__ = ["Work"]
 
