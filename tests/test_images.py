@@ -18,7 +18,7 @@ from torchvision import transforms as T
 
 from finercam.data.sample import Annotation
 from finercam.errors import FinerCAMError
-from finercam.images import MAX_PIXELS, Preprocess, image_size, read_image
+from finercam.images import FILTERS, MAX_PIXELS, Preprocess, image_size, read_image
 
 BILINEAR, BICUBIC = T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC
 
@@ -265,7 +265,7 @@ MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-@pytest.mark.parametrize("mode, name", [(BILINEAR, "bilinear"), (BICUBIC, "bicubic")])
+@pytest.mark.parametrize("mode, name", [(T.InterpolationMode(name), name) for name in FILTERS])
 @pytest.mark.parametrize("resize, crop", [(256, 224), (232, 224), (224, 224), (29, 10)])
 def test_crop_equals_torchvision(image_size, mode, name, resize, crop):
     image = noise(*image_size)
@@ -355,7 +355,7 @@ def test_json_round_trip():
         ({"size": [224, 224], "mode": "native"}, "native"),
         ({"size": [224, 224], "std": [0, 1, 1]}, "std"),
         ({"size": [224, 224], "mean": [0.5]}, "mean"),
-        ({"size": [224, 224], "interpolation": "nearest"}, "nearest"),
+        ({"size": [224, 224], "interpolation": "cubic"}, "lanczos"),
         ({"size": [224, 224], "crop_ratio": 0}, "crop_ratio"),
         ({"size": [224, 224], "crop_ratio": "x"}, "crop_ratio"),
     ],

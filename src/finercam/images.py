@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finercam.annotation import Annotation
+from finercam.annotation import Annotation, clip_box
 from finercam.errors import FinerCAMError, suggest
 from finercam.io import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ENDINGS", "FORMATS", "MAX_PIXELS", "MODES", "Preprocess", "image_size", "read_image"]
+__all__ = ["ENDINGS", "FILTERS", "FORMATS", "MAX_PIXELS", "MODES", "Preprocess", "image_size", "read_image"]
 
 MAX_PIXELS = 89_478_485
 """The most pixels `read_image` decodes: a quarter of a GiB of RGB, where Pillow itself begins to warn."""
@@ -43,6 +43,8 @@ ENDINGS = {
 """Endings, in lower case, by which a file in a folder is taken for a picture."""
 
 MODES = ("crop", "squash", "native")
+FILTERS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+"""Names of Pillow's resampling filters."""
 
 Source = str | os.PathLike[str] | BinaryIO | bytes
 
@@ -266,8 +268,8 @@ class Preprocess:
             refuse(f"mode={self.mode!r} needs size=(H, W) in pixels, not {self.size!r:.200}")
         if self.size is not None and self.size[0] * self.size[1] > MAX_PIXELS:
             refuse(f"size={self.size} is more than the limit of {MAX_PIXELS:,} pixels")
-        if self.interpolation not in ("bicubic", "bilinear"):
-            refuse(f"interpolation={self.interpolation!r:.80} is not 'bicubic' or 'bilinear'")
+        if self.interpolation not in FILTERS:
+            refuse(f"interpolation={self.interpolation!r:.80} is not one of {', '.join(FILTERS)}")
         if not 0.1 <= self.crop_ratio <= 2:
             refuse(f"crop_ratio={self.crop_ratio!r} is outside [0.1, 2]")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < s < math.inf for s in self.std):
@@ -282,9 +284,9 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """`(3, H, W)` float32, normalised. Raises FinerCAMError for a picture too narrow to be resized."""
-        return (self._unit(self._transform(image.convert("RGB"))) - self._column(self.mean)).div_(
-            self._column(self.std)
-        )
+        pixels = torch.from_numpy(np.array(self._transform(image.convert("RGB")))).movedim(-1, 0)
+        unit = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return unit.sub_(self._column(self.mean)).div_(self._column(self.std))
 
     def inverse(self, tensor: Tensor) -> np.ndarray:
         """Undo the normalisation for display: `(..., 3, H, W)` to uint8 `(..., H, W, 3)`."""
@@ -301,7 +303,7 @@ class Preprocess:
         return height, width
 
     def crop_box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Which part `(x0, y0, x1, y1)` of the picture the tensor shows, in the picture's pixels.
+        """The part `(x0, y0, x1, y1)` of the picture that the tensor shows, in the picture's pixels.
 
         It reaches outside the picture where `crop_ratio` above 1 pads.
         """
@@ -317,10 +319,10 @@ class Preprocess:
         )
 
     def annotation(self, annotation: Annotation, image_size: tuple[int, int]) -> Annotation:
-        """The annotation in pixels of the tensor, by the geometry that the picture itself undergoes.
+        """The annotation in pixels of the tensor, with the same geometry as the picture.
 
-        A box is clipped to the tensor and a keypoint outside it is dropped; a mask is resized as the picture
-        is and cut at one half, but a part too small for that keeps the pixels that it covers most. What the
+        A box is clipped to the tensor and a keypoint outside it is dropped; a mask is resized like the picture
+        and cut at one half, but a part too small for that keeps the pixels that it covers most. A part that the
         tensor does not show has no entry (`box` None).
         """
         (scale_x, scale_y), (left, top) = self._affine(image_size)
@@ -328,13 +330,8 @@ class Preprocess:
         box = None
         if annotation.box is not None:
             x0, y0, x1, y1 = annotation.box
-            box = (
-                min(max(x0 * scale_x - left, 0.0), float(width)),
-                min(max(y0 * scale_y - top, 0.0), float(height)),
-                min(max(x1 * scale_x - left, 0.0), float(width)),
-                min(max(y1 * scale_y - top, 0.0), float(height)),
-            )
-            box = box if box[0] < box[2] and box[1] < box[3] else None
+            placed = (x0 * scale_x - left, y0 * scale_y - top, x1 * scale_x - left, y1 * scale_y - top)
+            box = clip_box(placed, (width, height))
         masks = {part: self.mask(mask, image_size) for part, mask in annotation.masks.items()}
         points = annotation.keypoints.items()
         points = {part: (x * scale_x - left, y * scale_y - top) for part, (x, y) in points}
@@ -423,11 +420,6 @@ class Preprocess:
         height, width = self.size or (resized[1], resized[0])
         left, top = _centred(resized[0], width), _centred(resized[1], height)
         return image.crop((left, top, left + width, top + height))
-
-    @staticmethod
-    def _unit(image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image)).movedim(-1, 0)
-        return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
     @staticmethod
     def _column(values: tuple[float, ...]) -> Tensor:

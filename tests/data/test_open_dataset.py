@@ -137,7 +137,8 @@ def test_nothing_prints_as_an_address(cub_tree, tmp_path):
     data = open_dataset(cub_tree)
     batch = next(iter(loader(data, Preprocess((8, 8)), 2)))
     sources = [open_source(cub_tree / "images"), open_source(cub_tree)]
-    shown = [repr(one) for one in (data, data[0], data[0].annotation, batch, *sources)]
+    painted = open_dataset("fieldguide:3?seed=7")
+    shown = [repr(one) for one in (data, data[0], data[0].annotation, batch, *sources, painted, painted[0])]
     assert not any("0x" in text or len(text) > 400 for text in shown), shown
     assert (
         shown[0].startswith("<CUB CUB-200-2011 test: 2 pictures")

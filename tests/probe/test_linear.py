@@ -130,8 +130,12 @@ def test_the_decay_is_chosen_by_loss_not_by_the_top_1_of_few_pictures() -> None:
     found = sweep(train, val, 4)
     tried = {decay: (top1, loss) for decay, top1, loss in found.tried}
     by_top1 = max(tried, key=lambda decay: tried[decay][0])
-    assert tried[by_top1][0] == found.top1 + 1 / 16  # the choice by top-1 took this one, for one picture more
-    assert tried[by_top1][1] > 2 * found.loss and found.loss == min(loss for _, loss in tried.values())
+    assert (
+        tried[by_top1][0] == found.validation[0] + 1 / 16
+    )  # the choice by top-1 took this one, for one picture more
+    assert tried[by_top1][1] > 2 * found.validation[1] and found.validation[1] == min(
+        loss for _, loss in tried.values()
+    )
     fresh, labels = blobs(4000, dim=30, spread=2.0, seed=2024)
     losses = [float(F.cross_entropy(head(fresh), labels)) for head in (found.head, fit(*train, 4, by_top1))]
     assert losses[1] > 1.5 * losses[0]

@@ -6,8 +6,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from finercam.annotation import Annotation
-from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_lines, safe_path, words
+from finercam.annotation import Annotation, clip_box
+from finercam.data.files import SampleList, find_root, numbers, pick, read_lines, safe_path, words
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
 from finercam.images import image_size, read_image

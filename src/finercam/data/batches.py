@@ -1,12 +1,13 @@
-"""Batches of a dataset, decoded ahead in a few threads; a picture that cannot be read stops nothing."""
+"""Batches of a dataset, decoded ahead in a few threads; a picture that cannot be read is reported, and the rest goes on."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one shape, ready for a model, and what could not be read on the way to them.
+    """Pictures of one shape, ready for a model, and the errors of those that could not be read.
 
     `images` is `(N, 3, H, W)`; `labels`, `ids`, `indices` (positions in the dataset) and `sizes` (`(width,
     height)` of the picture before preprocessing) have N entries; `errors` are `(index, id, reason)`. N is 0
@@ -51,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Read:
-    """One picture as a worker leaves it: a tensor, or the reason why not."""
+    """One picture after reading: a tensor, or the reason why there is none."""
 
     index: int
     id: str
@@ -72,8 +73,8 @@ def loader(
 
     With one shape the order is that of `indices`; with `mode="native"` pictures wait for others of their shape, at
     most `4 · batch_size` of them in memory. `workers` threads decode ahead, at most two batches (None: as many as
-    the machine has processors, up to 4; 0: in the calling thread). What cannot be read is in `errors` of one of
-    the batches, once. Raises FinerCAMError for an index outside the dataset.
+    the machine has processors, up to 4; 0: in the calling thread). A picture that cannot be read is in `errors` of one
+    of the batches, once. Raises FinerCAMError for an index outside the dataset.
     """
     count = len(dataset)
     chosen = range(count) if indices is None else [int(index) for index in indices]
@@ -83,7 +84,7 @@ def loader(
     if batch_size < 1:
         raise FinerCAMError(f"batch_size={batch_size} must be at least 1")
     threads = min(4, os.cpu_count() or 1) if workers is None else workers
-    return _batches(_reads(dataset, preprocess, chosen, threads, 2 * batch_size), batch_size)
+    return _batches(in_order(partial(_read, dataset, preprocess), chosen, threads, 2 * batch_size), batch_size)
 
 
 def _read(dataset: ImageDataset, preprocess: Preprocess, index: int) -> _Read:
@@ -94,23 +95,15 @@ def _read(dataset: ImageDataset, preprocess: Preprocess, index: int) -> _Read:
         image = sample.open()
         return _Read(index, name, label, preprocess(image), image.size)
     except Exception as error:  # a dataset may be anybody's code; one bad picture must not end a long run
-        reason = one_line(error)
-        return _Read(index, name, label, reason=reason)
-
-
-def _reads(
-    dataset: ImageDataset, preprocess: Preprocess, chosen: Sequence[int], threads: int, ahead: int
-) -> Iterator[_Read]:
-    """The pictures in order, up to `ahead` of them being decoded before they are asked for."""
-    return in_order(lambda index: _read(dataset, preprocess, index), chosen, threads, ahead)
+        return _Read(index, name, label, reason=one_line(error))
 
 
 def in_order(
     read: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """What `read` gives of each item, in their order, up to `ahead` of them read before they are asked for.
+    """The results of `read` for each item, in their order, with up to `ahead` of them computed in advance.
 
-    With 0 threads none is read ahead. Reading stops when the caller does.
+    With 0 threads nothing is read in advance. Reading stops when the caller stops.
 
     >>> list(in_order(str.upper, "abc", threads=2, ahead=2))
     ['A', 'B', 'C']
@@ -133,28 +126,21 @@ def in_order(
 
 def _batches(reads: Iterator[_Read], batch_size: int) -> Iterator[Batch]:
     """Collect by shape. One batch is held back, so that errors found after the last picture still have one."""
-    shelves: dict[tuple[int, ...], list[_Read]] = {}
     errors: list[tuple[int, str, str]] = []
     held: Batch | None = None
-    for group in _groups(reads, shelves, errors, batch_size):
+    for group in _groups(reads, errors, batch_size):
         if held is not None:
             yield held
         held = _collate(group, errors)
-    if held is None and not errors:
-        return
-    if held is None:
-        held = Batch(torch.empty(0, 3, 0, 0), [], [], [], [], errors)
-    else:
+    if held is not None or errors:
+        held = held or Batch(torch.empty(0, 3, 0, 0), [], [], [], [])
         held.errors.extend(errors)
-    yield held
+        yield held
 
 
-def _groups(
-    reads: Iterator[_Read],
-    shelves: dict[tuple[int, ...], list[_Read]],
-    errors: list[tuple[int, str, str]],
-    batch_size: int,
-) -> Iterator[list[_Read]]:
+def _groups(reads: Iterator[_Read], errors: list[tuple[int, str, str]], batch_size: int) -> Iterator[list[_Read]]:
+    """Pictures of one shape, as soon as there are enough; those that could not be read join `errors`."""
+    shelves: dict[tuple[int, ...], list[_Read]] = {}
     for read in reads:
         if read.image is None:
             errors.append((read.index, read.id, read.reason))

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finercam.annotation import Annotation
-from finercam.data.files import SampleList, clip_box, find_root, pick, safe_path
+from finercam.annotation import Annotation, clip_box
+from finercam.data.files import SampleList, find_root, pick, safe_path
 from finercam.data.folder import ImageFolder
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from finercam.annotation import Annotation
+from finercam.annotation import Annotation, clip_box
 from finercam.data.attributes import read_attributes
-from finercam.data.files import SampleList, clip_box, find_root, numbers, pick, read_grey, safe_path, words
+from finercam.data.files import SampleList, find_root, numbers, pick, read_grey, safe_path, words
 from finercam.data.sample import Sample
 from finercam.images import image_size, read_image
 from finercam.names import class_id

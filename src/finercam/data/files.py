@@ -1,4 +1,4 @@
-"""What the dataset readers share: finding files, refusing paths that leave the root, reading tables and masks."""
+"""Shared by the dataset readers: finding files, refusing paths that leave the root, reading tables and masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SampleList",
-    "clip_box",
     "find_root",
     "mask_box",
     "numbers",
@@ -145,7 +144,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises FinerCAMError for one that is missing, broken or nested without end."""
+    """The content of a JSON file. Raises FinerCAMError for a file that is missing, broken or nested too deeply."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -201,20 +200,6 @@ def numbers(path: Path, entries: Iterable[str], what: str) -> tuple[float, ...]:
     if not all(abs(value) < 1e12 for value in values):  # also false for NaN
         raise FinerCAMError(f"{path}: {what} has {', '.join(entries)} where numbers were expected")
     return values
-
-
-def clip_box(
-    box: tuple[float, float, float, float], size: tuple[int, int]
-) -> tuple[float, float, float, float] | None:
-    """The part of `(x0, y0, x1, y1)` inside a picture of `size` (width, height), None where nothing is.
-
-    >>> clip_box((-3, 2, 700, 90), (640, 480))
-    (0.0, 2.0, 640.0, 90.0)
-    """
-    (x0, y0, x1, y1), (width, height) = box, size
-    x0, x1 = min(max(x0, 0.0), float(width)), min(max(x1, 0.0), float(width))
-    y0, y1 = min(max(y0, 0.0), float(height)), min(max(y1, 0.0), float(height))
-    return (float(x0), float(y0), float(x1), float(y1)) if x0 < x1 and y0 < y1 else None
 
 
 def mask_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:

@@ -6,8 +6,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from finercam.annotation import Annotation
-from finercam.data.files import SampleList, clip_box, numbers, read_grey, read_table, safe_path
+from finercam.annotation import Annotation, clip_box
+from finercam.data.files import SampleList, numbers, read_grey, read_table, safe_path
 from finercam.data.sample import Sample
 from finercam.data.source import FolderSource, class_folders, class_name
 from finercam.errors import FinerCAMError

@@ -28,15 +28,15 @@ PART_COLOURS = {
 """Colours of the parts in a part map, left and right apart; the names are those of `classes.json`."""
 
 BODY_COLOUR = (170, 170, 170)
-"""The part of every bird that no class is told by; other greys are objects of the background."""
+"""The colour of the body, which is the same in all classes; other greys are objects of the background."""
 
 
 class FunnyBirds(SampleList):
     """The published folder (Hesse et al., ICCV 2023), splits `train` and `test`.
 
     Masks are `"beak"`, `"eye"`, `"foot"`, `"tail"`, `"wing"` (both sides together; a part that cannot be seen has
-    no entry) and `"object"`, all of these and the body; the box is the tight one around the object. Which parts
-    tell two classes apart is known: `discriminative_parts`, `contrast_mask`.
+    no entry) and `"object"`, all of these and the body; the box is the tight one around the object. The parts
+    in which two classes differ are known: `discriminative_parts`, `contrast_mask`.
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "test") -> None:
@@ -68,7 +68,7 @@ class FunnyBirds(SampleList):
         return tuple(sorted(part for part in first.keys() | second.keys() if first.get(part) != second.get(part)))
 
     def contrast_mask(self, index: int, rival: int | str) -> np.ndarray:
-        """Which pixels of picture `index` tell its class from `rival`: `(H, W)` bool, the parts' masks together.
+        """The pixels of picture `index` in which its class differs from `rival`: `(H, W)` bool, the parts' masks together.
 
         All False where none of these parts can be seen, or the rival is the picture's own class. Raises
         FinerCAMError where the part maps were not unpacked.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from finercam.annotation import Annotation
-from finercam.data.files import SampleList, clip_box, numbers, read_lines
+from finercam.annotation import Annotation, clip_box
+from finercam.data.files import SampleList, numbers, read_lines
 from finercam.data.labels import label_ids
 from finercam.data.sample import Sample
 from finercam.data.source import Listed, ListSource

@@ -37,7 +37,7 @@ READERS = {
 FIELDGUIDE_COUNT = 500
 """Pictures of `fieldguide` where no count is given."""
 
-# A folder is of the first kind of which every pattern matches something in it.
+# A folder is of the first kind whose patterns all match something in it.
 _MARKS = {
     "cub": ("images.txt", "image_class_labels.txt"),
     "cars": ("devkit/cars_meta.mat",),
@@ -54,7 +54,7 @@ def open_dataset(text: str | os.PathLike[str], split: str | None = None, **optio
     - `cub:/data/CUB_200_2011`, `cars:…`, `aircraft:…?level=family`, `birds525:…`,
       `fishvista:…?task=segmentation`, `pets:…`, `funnybirds:…`;
     - a path: one of these by its files, a folder of class folders, a folder of pictures, or a list file;
-      `str(dataset)` says which it was taken for;
+      `str(dataset)` says how it was read;
     - `fieldguide` or `fieldguide:COUNT?seed=7`: the built-in benchmark, 500 pictures if no COUNT is given.
 
     `split` and `options` go to the reader, and override what the string says. Raises FinerCAMError for a kind, path,
@@ -135,7 +135,7 @@ def _exists(text: str) -> bool:
 
 
 def _recognise(path: Path) -> tuple[str, Path]:
-    """Which kind of dataset lies at a path (itself, or up to two folders down), by its files."""
+    """The kind of dataset at a path (or up to two folders below it), recognised by its files."""
     if path.is_file():
         if path.suffix.lower() in ENDINGS:
             raise FinerCAMError(f"{path} is one picture; give a folder, or a list file with its path in it")
@@ -163,14 +163,14 @@ def _inside(folders: Iterable[Path]) -> Iterator[Path]:
             yield from class_folders(folder)[:20]
 
 
-def _converted(kind: str, reader: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    """Options by name, their strings turned into the type of the reader's default."""
+def _converted(kind: str, reader: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Options by name, with strings converted to the type of the reader's default."""
     parameters = list(inspect.signature(reader).parameters.items())
     if kind != "fieldguide":
         parameters = parameters[1:]  # the path
     known = {name: parameter.default for name, parameter in parameters}
     arguments = {}
-    for name, value in asked.items():
+    for name, value in given.items():
         if name not in known:
             raise FinerCAMError(
                 f"{kind} has no option {name!r} (it has {', '.join(known) or 'none'}).{suggest(name, known)}"

@@ -1,4 +1,4 @@
-"""What a dataset gives: one picture with its label and whatever is known about where things are."""
+"""The items of a dataset: one picture with its label and its annotation."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Sample:
 
 @runtime_checkable
 class ImageDataset(Protocol):
-    """What `finercam evaluate`, `probe` and `run` need of a dataset.
+    """A dataset as `finercam evaluate`, `probe` and `run` use it.
 
-    `classes` are the class names, their positions the labels. A dataset that knows which pixels tell two classes
-    apart (Fieldguide, FunnyBirds) also has `contrast_mask(index, rival) -> (H, W) bool`; one that knows which
+    `classes` are the class names, their positions the labels. A dataset that knows in which pixels two classes
+    differ (Fieldguide, FunnyBirds) also has `contrast_mask(index, rival) -> (H, W) bool`; one that knows which
     parts do has `discriminative_parts(c, d) -> tuple[str, ...]`; one that knows how much each part differs (CUB with
     its attributes) has `attribute_difference(c, d) -> dict[str, float]`.
     """

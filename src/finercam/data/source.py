@@ -1,4 +1,4 @@
-"""What pictures there are: a folder, a list or a dataset reader, as a stream in a fixed order."""
+"""Sources of pictures: a folder, a list or a dataset reader, as a stream in a fixed order."""
 
 from __future__ import annotations
 
@@ -278,8 +278,7 @@ class ReaderSource:
         file = self._file(path)
         if file is None:
             return Content(image, content_hash(f"{image.mode} {image.size}", image.tobytes()))
-        status = file.stat()
-        return Content(image, content_hash(file.read_bytes()), status.st_size, status.st_mtime_ns)
+        return Content(image, content_hash(file.read_bytes()), *self.state(position, path))
 
     def state(self, position: int, path: str) -> tuple[int | None, int | None]:
         file = self._file(path)

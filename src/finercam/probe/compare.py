@@ -1,9 +1,8 @@
-"""Accuracy of backbones on datasets, from the folders that probes wrote."""
+"""A table of the accuracy of backbones on datasets, from the model folders that probes wrote."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from finercam.data.files import read_json
 from finercam.errors import FinerCAMError
 
 __all__ = ["Row", "grid", "markdown", "read_probe", "to_csv"]
@@ -33,33 +33,31 @@ class Row:
 
 
 def read_probe(folder: str | os.PathLike[str]) -> Row:
-    """What the probe in a model folder reached: on the test split, else on the validation split.
+    """The accuracy that the probe in a model folder reached: on the test split, else on the validation split.
 
     Raises FinerCAMError for a folder that `finercam probe` did not write.
     """
     path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FinerCAMError(f"{folder} is not a model folder: it has no config.json")
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-        told = config["provenance"]
-        accuracy = told["accuracy"]
-        split = next(name for name in ("test", "val", "train") if name in accuracy)
-        measured = accuracy[split]
+        written: Any = read_json(path)["provenance"]
+        split = next(name for name in ("test", "val", "train") if name in written["accuracy"])
+        measured = written["accuracy"][split]
         return Row(
-            str(told["backbone"]),
-            str(told["pool"]),
-            str(told["dataset"]),
-            split,
-            float(measured["top1"]),
-            float(measured["top5"]),
-            int(measured["count"]),
-            float(told["weight_decay"]),
-            int(told["seed"]),
-            str(folder),
+            backbone=str(written["backbone"]),
+            pool=str(written["pool"]),
+            dataset=str(written["dataset"]),
+            split=split,
+            top1=float(measured["top1"]),
+            top5=float(measured["top5"]),
+            count=int(measured["count"]),
+            weight_decay=float(written["weight_decay"]),
+            seed=int(written["seed"]),
+            folder=str(folder),
         )
-    except FileNotFoundError:
-        raise FinerCAMError(f"{folder} is not a model folder: it has no config.json") from None
-    except (KeyError, TypeError, StopIteration, ValueError, OverflowError, OSError, RecursionError):
-        raise FinerCAMError(f"{folder} was not written by 'finercam probe': it tells no accuracy") from None
+    except (KeyError, TypeError, StopIteration, ValueError, OverflowError):
+        raise FinerCAMError(f"{folder} was not written by 'finercam probe': config.json has no accuracy") from None
 
 
 def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -86,7 +84,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """One line a probe, with all that is known of it."""
+    """One line for each probe, with all its fields."""
     text = StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()

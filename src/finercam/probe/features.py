@@ -1,4 +1,4 @@
-"""Features of a dataset from a frozen backbone, kept on disk under the content of the picture that made them."""
+"""Features of a dataset from a frozen backbone, cached on disk by the content of the pictures."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["FeatureCache", "Features", "default_cache", "extract", "picture_digest"]
 
 SHARD = 512
-"""Pictures whose features are written at once: what is lost at most when a run is cut off."""
+"""Pictures whose features are written at once: at most so many are lost when a run is stopped."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a backbone sees of a dataset's labelled pictures.
+    """A backbone's features of the labelled pictures of a dataset.
 
     `values` `(N, D)` float32, `labels` `(N,)`, `ids` and `indices` (positions in the dataset) in the dataset's order;
-    `errors` are `(index, id, reason)` of the pictures that could not be read; `unlabelled` counts those left out for
-    want of a label; `computed` counts those that the cache did not have.
+    `errors` are `(index, id, reason)` of the pictures that could not be read; `unlabelled` counts those without a
+    label, which are left out; `computed` counts those that were not in the cache.
     """
 
     values: Tensor
@@ -47,13 +47,13 @@ class Features:
 
 
 def default_cache() -> Path:
-    """Where features are kept if no folder is named: under XDG_CACHE_HOME, or `~/.cache`."""
+    """The default folder for features: under XDG_CACHE_HOME, or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "finercam" / "features"
 
 
 def picture_digest(image: Any) -> str:
-    """A name for what a picture shows: its size and RGB pixels, however the file stores them."""
+    """A hash of a picture's size and RGB pixels, independent of the format of its file."""
     rgb = image.convert("RGB")
     return content_hash(repr(rgb.size), rgb.tobytes())
 
@@ -62,7 +62,7 @@ class FeatureCache:
     """Features of one backbone (its weights, pooling and preprocessing) in a folder, as safetensors shards.
 
     A shard holds `features (n, D)` and, as text, the digests of the n pictures; it is written whole or not at all, and
-    several runs may add to one folder. A shard that cannot be read is passed over, and its features made anew.
+    several runs may add to one folder. A shard that cannot be read is skipped, and its features are computed again.
     """
 
     def __init__(self, root: Path, settings: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class FeatureCache:
             raise FinerCAMError(f"{error}; name another folder with --cache") from None
 
     def read(self, digests: Iterable[str]) -> dict[str, Tensor]:
-        """The features `(D,)` that are kept of these pictures."""
+        """The cached features `(D,)` of these pictures."""
         from safetensors import SafetensorError, safe_open
 
         wanted = set(digests)

@@ -1,4 +1,4 @@
-"""The linear head: multinomial logistic regression on frozen features, and how strongly to hold it back."""
+"""The linear head: multinomial logistic regression on frozen features, and the choice of its weight decay."""
 
 from __future__ import annotations
 
@@ -40,14 +40,10 @@ class Sweep:
     tried: tuple[tuple[float, float, float], ...] = ()
 
     @property
-    def loss(self) -> float:
-        """Validation loss of the decay that was kept; NaN where nothing was tried."""
-        return next((loss for decay, _, loss in self.tried if decay == self.weight_decay), math.nan)
-
-    @property
-    def top1(self) -> float:
-        """Validation top-1 of the decay that was kept; NaN where nothing was tried."""
-        return next((top1 for decay, top1, _ in self.tried if decay == self.weight_decay), math.nan)
+    def validation(self) -> tuple[float, float]:
+        """Top-1 and loss of the kept decay on the validation data; NaN where nothing was tried."""
+        found = {decay: (top1, loss) for decay, top1, loss in self.tried}
+        return found.get(self.weight_decay, (math.nan, math.nan))
 
 
 def fit(
@@ -197,14 +193,12 @@ def _lbfgs(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, decay: float
 def _adamw(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, decay: float, seed: int) -> None:
     groups = [{"params": [weight], "weight_decay": decay}, {"params": [bias], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * math.ceil(len(x) / BATCH))
     generator = torch.Generator().manual_seed(seed)
-    steps, step = EPOCHS * math.ceil(len(x) / BATCH), 0
+    labels = labels.to(x.device)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x), generator=generator).split(BATCH):
-            for group in optimiser.param_groups:
-                group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-            rows = rows.to(x.device)
+        for rows in torch.randperm(len(x), generator=generator).to(x.device).split(BATCH):
             optimiser.zero_grad()
-            _loss(x[rows], labels.to(x.device)[rows], weight, bias).backward()
+            _loss(x[rows], labels[rows], weight, bias).backward()
             optimiser.step()
-            step += 1
+            schedule.step()

@@ -1,4 +1,4 @@
-"""Linear heads from elsewhere, such as those that the Finer-CAM authors released: read safely, never unpickled."""
+"""Linear heads trained elsewhere, such as those of the Finer-CAM authors: read safely, never unpickled."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def probe(
         return extract(dataset, one, folder, batch_size=batch_size, workers=workers, progress=step)
 
     fitted = [_fit(train, val, one, how, read, test is None, len(backbones) > 1) for one in backbones]
-    best = min(fitted, key=lambda one: one.sweep.loss)
+    best = min(fitted, key=lambda one: one.sweep.validation[1])
     classes = _classes(train, best.features["train"].labels)
     features, splits = dict(best.features), dict(best.splits)
     if test is not None:
@@ -154,7 +154,7 @@ def probe(
     if best.held_out is not None:
         measured["val"] = best.held_out
     measured = {split: measured[split] for split in ("train", "val", "test") if split in measured}
-    pools = {one.backbone.pool: (one.sweep.top1, one.sweep.loss) for one in fitted} if len(fitted) > 1 else {}
+    pools = {one.backbone.pool: one.sweep.validation for one in fitted} if len(fitted) > 1 else {}
     provenance = _provenance(best, train, len(classes), how, measured, pools, features)
     from finercam.models.probed import probed, save_probed
 

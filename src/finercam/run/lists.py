@@ -1,4 +1,4 @@
-"""The list of a run: what the source gave, in order, written down once so that every shard is a fixed range of it."""
+"""The list of a run: the entries of its source in order, written once, so that every shard is a fixed range of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Entry", "ImageList", "write_list"]
 
 @dataclass(frozen=True)
 class Entry:
-    """An image of the list: position, path, label as written, and why it is not read, if so (status, reason)."""
+    """An image of the list: position, path, label as written, and `(status, reason)` if it is not to be read."""
 
     position: int
     path: str
@@ -63,7 +63,7 @@ class ImageList:
         ]
 
     def fingerprint(self, number: int, settings: str) -> str:
-        """What a shard's rows are made of: the settings' hash, and the paths and labels of its range."""
+        """A hash of all that decides a shard's rows: the settings' hash, and the paths and labels of its range."""
         found = hashlib.sha256(f"{settings} {number * self.rows}\n".encode())
         for entry in self.shard(number):
             found.update(f"{entry.path}\0{entry.label or ''}\0{entry.skip or ''}\n".encode())

@@ -1,4 +1,4 @@
-"""Pictures decoded and preprocessed ahead of the model, in the order of the list; a bad one never stops a thread."""
+"""Pictures decoded and preprocessed in advance, in the order of the list; a bad one never stops a thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Read", "read_ahead"]
 
 @dataclass(frozen=True)
 class Read:
-    """An entry with its tensor `(3, H, W)`, or with what became of it (`status`, `error`)."""
+    """An entry with its tensor `(3, H, W)`, or with the `status` and `error` that its row gets."""
 
     entry: Entry
     tensor: Tensor | None = None
@@ -37,7 +37,7 @@ class Read:
 def read_ahead(
     source: Source, preprocess: Preprocess, entries: Iterable[Entry], threads: int, ahead: int
 ) -> Generator[Read, None, None]:
-    """Read entries in their order, up to `ahead` of them before they are asked for; 0 threads: none."""
+    """Read entries in their order, up to `ahead` of them in advance; with 0 threads none."""
     return in_order(lambda entry: _read(source, preprocess, entry), entries, threads, ahead)
 
 

@@ -55,6 +55,9 @@ class Fieldguide:
         self.count, self.seed, self.size = int(count), int(seed), int(size)
         self.classes = [one.name for one in SPECIES]
 
+    def __repr__(self) -> str:
+        return f"Fieldguide({self.count}, seed={self.seed}, size={self.size})"
+
     def __len__(self) -> int:
         return self.count
 
