@@ -1,7 +1,7 @@
-"""The tables that docs/choosing.md quotes from docs/evaluation.md: `python -m benchmarks.quote` writes them anew.
+"""Tables that pages quote from docs/evaluation-appendix.md: `python -m benchmarks.quote` refreshes them.
 
-A quotation stands between `<!-- quote TABLE where COLUMN=VALUE/VALUE; … show COLUMN; … -->` and `<!-- /quote -->`. So no number
-is copied by hand, and a test says when the study has moved on.
+A quotation stands between `<!-- quote TABLE where COLUMN=VALUE/VALUE; … show COLUMN; … -->` and `<!-- /quote -->`. So no number is
+copied by hand, and a test fails when a page is out of date.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
+STUDY = DOCS / "evaluation-appendix.md"
+PAGES = ("choosing.md", "evaluation.md")
 QUOTE = re.compile(r"(<!-- quote (\S+) where (.*?) show (.*?) -->\n).*?(<!-- /quote -->)", re.DOTALL)
 
 
@@ -22,14 +24,14 @@ def read_table(study: str, name: str) -> tuple[list[str], list[list[str]]]:
 
 
 def quoted(study: str, name: str, where: str, show: str) -> str:
-    """The asked rows and columns as a table, rows sorted as the last condition names its values."""
+    """The wanted rows and columns as a table, rows in the order of the last condition's values."""
     header, rows = read_table(study, name)
     for condition in where.split("; "):
         column, _, values = condition.partition("=")
         place, wanted = header.index(column), values.split("/")
         rows = sorted((row for row in rows if row[place] in wanted), key=lambda row: wanted.index(row[place]))
         if not set(wanted) <= {row[place] for row in rows}:
-            raise SystemExit(f"docs/evaluation.md, table {name}: no row with {condition}")
+            raise SystemExit(f"{STUDY.name}, table {name}: no row with {condition}")
     shown = [header.index(column) for column in show.split("; ")]
     ruler = ["---" if re.match(r"[A-Za-z]", rows[0][place]) else "--:" for place in shown]
     lines = [[header[place] for place in shown], ruler, *([row[place] for place in shown] for row in rows)]
@@ -37,14 +39,14 @@ def quoted(study: str, name: str, where: str, show: str) -> str:
 
 
 def refreshed(page: str, study: str) -> str:
-    """The page with its quotations as the study has them now."""
+    """The page with its quotations as they stand in the study now."""
     return QUOTE.sub(lambda found: f"{found[1]}\n{quoted(study, found[2], found[3], found[4])}\n\n{found[5]}", page)
 
 
 def main() -> None:
-    page = DOCS / "choosing.md"
-    study = (DOCS / "evaluation.md").read_text(encoding="utf-8")
-    page.write_text(refreshed(page.read_text(encoding="utf-8"), study), encoding="utf-8")
+    study = STUDY.read_text(encoding="utf-8")
+    for page in (DOCS / name for name in PAGES):
+        page.write_text(refreshed(page.read_text(encoding="utf-8"), study), encoding="utf-8")
 
 
 if __name__ == "__main__":

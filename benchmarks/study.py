@@ -2,8 +2,8 @@
 
     python -m benchmarks.study --out out/study [--count 300] [--only sweep …] [--write]
 
-Every table is one or more calls of `finercam.evaluation.evaluate`, so it resumes where it stopped. `--write` puts the
-tables into docs/evaluation.md between their markers.
+Every table is one or more calls of `finercam.evaluation.evaluate`, so it continues where it stopped. `--write` puts the tables into
+docs/evaluation-appendix.md between their markers, and refreshes what docs/evaluation.md and docs/choosing.md quote of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import birds
+from benchmarks import birds, quote
 
 from finercam import metrics
 from finercam.data.batches import loader
@@ -32,7 +32,6 @@ from finercam.models import LoadedModel, load_model
 MODELS = ["cnn", "resnet", "vit"]
 SEED = 20_000
 """Far from the seeds that the built-in models were trained and tested on."""
-PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 
 ENERGY, POINTING, AP = "discriminative_energy", "discriminative_pointing", "discriminative_ap"
 SHARED, BACKGROUND = "shared_energy", "background_energy"
@@ -302,7 +301,7 @@ LAYERS = {
     "resnet": ["layer4", "layer3", "layer2", "layer3+layer4", "layer3*layer4", "layer2*layer3*layer4"],
     "vit": ["blocks.3.norm1", "norm", "blocks.2.norm1", "blocks.3.norm1+norm", "blocks.3.norm1*norm"],
 }
-HEAD = ("energy on what differs", "ratio to plain", "pointing", "AP", "energy on shared", "on background")
+HEAD = ("AP", "pointing", "energy on what differs", "ratio to plain", "energy on shared", "on background")
 RD = (
     "deletion", "rd@5% similar", "rd@10% similar", "rd@5% held-out", "rd@10% held-out",
     "rd@5% strongest", "rd@10% strongest", "rd/p@5% held-out", "rd log@5% held-out",
@@ -338,20 +337,21 @@ TABLES: dict[str, Callable[[Study], str]] = {
 def _block(lines: list[Line], of: Sequence[Sequence[str]], model: str) -> list[list[str]]:
     methods, asks = of
     return [
-        [model, method, ask, _interval(_get(lines, method, ask, ENERGY)), _ratio(_get(lines, method, ask, ENERGY))]
-        + [_mark(_get(lines, method, ask, name)) for name in (POINTING, AP, SHARED, BACKGROUND)]
+        [model, method, ask]
+        + [_mark(_get(lines, method, ask, name)) for name in (AP, POINTING)]
+        + [show(_get(lines, method, ask, ENERGY)) for show in (_interval, _ratio)]
+        + [_mark(_get(lines, method, ask, name)) for name in (SHARED, BACKGROUND)]
         for method in methods
         for ask in asks
     ]
 
 
 def _chance(lines: list[Line], model: str) -> list[list[str]]:
-    names = (ENERGY, POINTING, AP, SHARED, BACKGROUND)
-    chance = [f"{_get(lines, 'chance', '', name).mean:.3f}" for name in names]
-    rows = [[model, "chance", "", chance[0], "", *chance[1:]]]
-    for control in ("uniform", "gaussian", "shuffled"):
-        cells = [f"{_get(lines, 'control', control, name).mean:.3f}" for name in names]
-        rows.append([model, "control", control, cells[0], "", *cells[1:]])
+    names = (AP, POINTING, ENERGY, SHARED, BACKGROUND)
+    rows = []
+    for method, which in (("chance", ""), *(("control", name) for name in ("uniform", "gaussian", "shuffled"))):
+        cells = [f"{_get(lines, method, which, name).mean:.3f}" for name in names]
+        rows.append([model, method, which, *cells[:3], "", *cells[3:]])
     return rows
 
 
@@ -393,14 +393,15 @@ def _stamp(study: Study) -> str:
 
 
 def write_page(tables: dict[str, str]) -> None:
-    """Exchange what stands between `<!-- table:name -->` and `<!-- end -->` in the page."""
-    text = PAGE.read_text(encoding="utf-8")
+    """Replace what stands between `<!-- table:name -->` and `<!-- end -->` in the appendix, and refresh the quotations."""
+    text = quote.STUDY.read_text(encoding="utf-8")
     for name, table in tables.items():
         pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
         text, found = re.subn(pattern, lambda m, t=table: m[1] + "\n" + t + "\n" + m[2], text, flags=re.S)
         if not found:
-            print(f"docs/evaluation.md has no place for table {name!r}", file=sys.stderr)
-    PAGE.write_text(text, encoding="utf-8")
+            print(f"{quote.STUDY.name} has no place for table {name!r}", file=sys.stderr)
+    quote.STUDY.write_text(text, encoding="utf-8")
+    quote.main()
 
 
 def main() -> None:
@@ -408,7 +409,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/study"))
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", nargs="*", default=list(TABLES), choices=list(TABLES))
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/evaluation.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into the documentation")
     parser.add_argument(
         "--models", nargs="*", default=list(MODELS), choices=list(MODELS), help="to look at some first"
     )

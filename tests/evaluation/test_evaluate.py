@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,7 +19,8 @@ from finercam.data.fieldguide import Fieldguide
 from finercam.data.sample import Annotation, Sample
 from finercam.errors import FinerCAMError
 from finercam.evaluation import evaluate
-from finercam.evaluation.summary import CHANCE, CONTROL
+from finercam.evaluation.sources import control_maps
+from finercam.evaluation.summary import CHANCE, CONTROL, LAST, summarise
 from finercam.images import Preprocess
 from finercam.models import LoadedModel, load_model
 
@@ -256,9 +259,152 @@ def test_every_group_gives_its_columns(tmp_path, model):
 def test_plain_and_pair_need_no_linear_head(tmp_path, monkeypatch):
     """Only "similar" compares rows; gamma 0 has no use for references."""
     loaded = load_model("fieldguide/cnn")
-    monkeypatch.setattr("finercam.evaluation.maps.linear_head", lambda *_: None)
+    monkeypatch.setattr("finercam.evaluation.questions.linear_head", lambda *_: None)
     options = {"methods": ["gradcam"], "groups": ["contrastive"]}
     lines = evaluate(Fieldguide(4, seed=2), loaded, tmp_path / "a", contrasts=["pair"], **options)
     assert {line.contrast for line in lines if line.method == "gradcam"} == {"plain", "pair"}
     with pytest.raises(FinerCAMError, match="linear head"):
         evaluate(Fieldguide(4, seed=2), loaded, tmp_path / "b", contrasts=["paper"], **options)
+
+
+def test_costly_metrics_are_saved_every_few_pictures(tmp_path, model):
+    """Stopped in the middle of a batch, the pictures measured so far are kept, and the same call continues."""
+    seen = [0]
+
+    def stop(_, given):
+        seen[0] += len(given[0])
+        if seen[0] > 2000:  # of 12 pictures * 6 maps * 51 steps = 3672
+            raise KeyboardInterrupt
+
+    handle = model.model.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Squares(), model, tmp_path / "cut", groups=["deletion"])
+    handle.remove()
+    saved = {
+        row["index"] for part in (tmp_path / "cut" / "parts").iterdir() for row in pq.read_table(part).to_pylist()
+    }
+    assert 3 <= len(saved) < 12
+    again = evaluate(Squares(), model, tmp_path / "cut", groups=["deletion"])
+    whole = evaluate(Squares(), model, tmp_path / "whole", groups=["deletion"])
+    assert json.dumps([vars(x) for x in again]) == json.dumps([vars(x) for x in whole])
+
+
+class Sorted(Squares):
+    """All pictures of a class stand together, as in most datasets."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return super().__getitem__(index // 4 + 3 * (index % 4))
+
+
+def _indices(out):
+    return {row["index"] for part in (out / "parts").iterdir() for row in pq.read_table(part).to_pylist()}
+
+
+def test_a_limit_draws_pictures_by_the_seed(tmp_path, model):
+    drawn = {}
+    for name, seed in (("a", 1), ("b", 2), ("again", 1)):
+        evaluate(Sorted(), model, tmp_path / name, groups=["shape"], limit=4, seed=seed)
+        drawn[name] = _indices(tmp_path / name)
+        assert len(drawn[name]) == 4 and len({index // 4 for index in drawn[name]}) > 1
+    assert drawn["a"] == drawn["again"] != drawn["b"]
+
+
+def _reordered(model: LoadedModel, order: list[int]) -> LoadedModel:
+    """The same classifier with its classes in another order."""
+    net = copy.deepcopy(model.model)
+    with torch.no_grad():
+        for parameter in net[4].parameters():
+            parameter.copy_(parameter[order])
+    return LoadedModel(net, model.preprocess, [model.class_names[c] for c in order], model.name)
+
+
+def test_the_same_class_names_in_another_order_are_matched(tmp_path, model):
+    groups = ["contrastive", "rd"]
+    want = evaluate(Squares(), model, tmp_path / "a", contrasts=["pair"], groups=groups)
+    got = evaluate(Squares(), _reordered(model, [2, 0, 1]), tmp_path / "b", contrasts=["pair"], groups=groups)
+    for one, other in zip(want, got, strict=True):
+        assert (one.method, one.contrast, one.metric) == (other.method, other.contrast, other.metric)
+        assert other.mean == pytest.approx(one.mean, abs=1e-5)
+    setting = [(tmp_path / name / "summary.md").read_text().splitlines()[0] for name in ("a", "b")]
+    assert setting[0] == setting[1]  # the accuracy among others
+
+
+def test_pictures_of_a_class_that_the_model_lacks_are_recorded(tmp_path, model):
+    other = LoadedModel(model.model, model.preprocess, ["Red", "green", "violet"], "other")
+    lines = evaluate(Squares(), other, tmp_path, groups=["shape"])
+    assert _find(lines, "gradcam", "plain", "sparseness").pictures == 8
+    assert "8 pictures, 4 of classes that the model lacks" in (tmp_path / "summary.md").read_text()
+    rows = [row for part in (tmp_path / "parts").iterdir() for row in pq.read_table(part).to_pylist()]
+    assert {row["error"] for row in rows if row["index"] % 3 == 2} == {"the model has no class 'blue'"}
+
+
+def test_relative_drops_are_ratios_of_means():
+    """One picture with a probability near 0 would give a mean ratio of thousands below zero."""
+    rows = [
+        {
+            "index": i,
+            "method": "gradcam",
+            "contrast": c,
+            "rd@5% rival": rd * (1 + (c == "pair")),
+            "target probability": p,
+        }
+        for c in ("plain", "pair")
+        for i, (rd, p) in enumerate([(0.3, 0.9), (0.2, 0.8), (-0.01, 1e-6), (0.1, 0.7)])
+    ]
+    lines = summarise(pa.Table.from_pylist(rows))
+    plain, pair = (_find(lines, "gradcam", c, "rd/p@5% rival") for c in ("plain", "pair"))
+    assert plain.mean == pytest.approx(0.59 / 2.400001)
+    assert pair.difference == pytest.approx(plain.mean) and pair.ratio == pytest.approx(2)
+    assert plain.low <= plain.mean <= plain.high < 1
+
+
+def test_rank_based_metrics_stand_first(tmp_path, model):
+    lines = evaluate(Squares(6), model, tmp_path, contrasts=["pair"], groups=["localisation", "contrastive", "rd"])
+    names = list(dict.fromkeys(line.metric for line in lines if line.method == "gradcam"))
+    assert names[:3] == ["ap", "pointing", "energy@object"] and names.index("rd@5% rival") < names.index("energy")
+    assert names.index("discriminative_energy@5%") < names.index("discriminative_energy")
+
+
+def test_the_plain_map_of_the_last_layer_can_be_the_baseline(tmp_path, model):
+    options = {"contrasts": ["pair"], "groups": ["contrastive"], "layer": "0"}
+    same = evaluate(Squares(), model, tmp_path / "same", ["hirescam"], **options)
+    last = evaluate(Squares(), model, tmp_path / "last", ["hirescam"], baseline="last", **options)
+    grad = evaluate(Squares(), model, tmp_path / "grad", ["gradcam"], contrasts=["pair"], groups=["contrastive"])
+    name = "discriminative_energy"
+    assert _find(last, LAST, "plain", name).mean == _find(grad, "gradcam", "plain", name).mean
+    for contrast in ("plain", "pair"):
+        line = _find(last, "hirescam", contrast, name)
+        assert line.mean == _find(same, "hirescam", contrast, name).mean
+        assert line.difference == pytest.approx(line.mean - _find(last, LAST, "plain", name).mean)
+    assert "compared with the plain Grad-CAM of the last layer" in (tmp_path / "last" / "summary.md").read_text()
+    assert np.isnan(_find(same, "hirescam", "plain", name).difference)
+
+
+class Parts(Squares):
+    """The mark that differs is a part with a keypoint; the rest of the square is another one, alike in all classes."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        points = {"left wing": (6.5, 6.5), "tail": (10.5, 10.5), "back": (10.5, 5.5)}
+        note = Annotation(box=(0, 0, 16, 16), keypoints=points)
+        return Sample(sample.id, sample.label, sample.load, lambda: note)
+
+    def attribute_difference(self, c: int, d: int) -> dict[str, float]:
+        return {"wings": 0.9 if c != d else 0.0, "tail": 0.1, "back": 0.2}
+
+
+def test_parts_measures_the_evidence_on_the_parts_that_differ(tmp_path, model):
+    lines = evaluate(Parts(), model, tmp_path, contrasts=["pair", "random"], groups=["parts"])
+    plain, pair = (_find(lines, "gradcam", c, "part_share") for c in ("plain", "pair"))
+    assert pair.mean > 0.7 > plain.mean and pair.difference_low > 0
+    assert _find(lines, "gradcam", "pair", "part_pointing").mean == 1
+    assert _find(lines, CHANCE, "", "part_share").mean == pytest.approx(1 / 3, abs=0.02)
+    assert _find(lines, CONTROL, "uniform", "part_share").mean == _find(lines, CHANCE, "", "part_share").mean
+    assert _find(lines, CONTROL, "gaussian", "part_energy").mean > 0
+    with pytest.raises(FinerCAMError, match="'parts' needs keypoints, and attributes of the classes"):
+        evaluate(Squares(), model, tmp_path / "none", groups=["parts"])
+
+
+def test_a_control_has_a_name(model):
+    with pytest.raises(FinerCAMError, match="expected one of uniform, gaussian, shuffled"):
+        control_maps("noise", torch.ones(1, 2, 2), [0])

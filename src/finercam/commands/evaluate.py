@@ -22,9 +22,9 @@ def evaluate(
     out: Path = typer.Option(
         ..., "--out", "-o", help="Folder for parts/*.parquet, summary.md, .csv, .json and paper.md, .csv."
     ),
-    model: str = typer.Option(..., "--model", "-m", help="What to evaluate; 'finercam models' tells the forms."),
+    model: str = typer.Option(..., "--model", "-m", help="What to evaluate; 'finercam models' lists the forms."),
     run: str = typer.Option(
-        None, help="A finished 'finercam run' of DATA and the model: its maps are taken, and none are made."
+        None, help="A finished 'finercam run' of DATA and the model: its stored maps are measured."
     ),
     methods: list[str] = typer.Option(
         None, help="Methods, each with --methods or joined by commas. [default: gradcam, or the run's]"
@@ -36,25 +36,37 @@ def evaluate(
     ),
     metrics: list[str] = typer.Option(
         ["rd"],
-        help="paper (deletion, rd and, if known, localisation), rd, deletion, insertion, kept, road, localisation, contrastive, shape.",
+        help="paper (deletion, rd and, if known, localisation), rd, deletion, insertion, kept, road, localisation, "
+        "contrastive, parts, shape.",
     ),
     split: str = typer.Option(None, help="Split of the dataset, where it has several."),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
     fusion: str = typer.Option(
-        None, help="How the maps of several layers are joined: mean or product. [default: mean, or the run's]"
+        None, help="How the maps of several layers are fused: mean or product. [default: mean, or the run's]"
     ),
     target: str = typer.Option("label", help="Explain the label (the paper's set-up) or the prediction."),
     fill: str = typer.Option("zero", help="What removed pixels become: zero, black, mean, blur or road."),
     steps: int = typer.Option(50, min=2, help="Steps of deletion and insertion curves."),
     tolerance: int = typer.Option(0, min=0, help="Pixels by which the pointing game may miss."),
-    limit: int = typer.Option(None, min=1, help="Only the first so many pictures."),
+    limit: int = typer.Option(None, min=1, help="Only so many pictures, drawn at random by --seed."),
     batch_size: int = typer.Option(32, min=1, help="Pictures at a time."),
+    baseline: str = typer.Option(
+        "same",
+        help="What maps are compared with: the plain map of the same layers and fusion (same), or plain Grad-CAM of "
+        "the last layer (last).",
+    ),
     correct_only: bool = typer.Option(False, help="Count only pictures that the model names correctly."),
     seed: int = typer.Option(0, help="Seed of random references, controls and intervals."),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
-    redo: bool = typer.Option(False, help="Throw away what is in --out and start anew."),
+    redo: bool = typer.Option(False, help="Delete the results in --out and start again."),
 ) -> None:
-    """Measure explanations on a dataset, against the plain method, controls and chance; goes on where it stopped."""
+    """Measure explanations on a dataset, against the plain method, controls and chance; continues where it stopped.
+
+    \b
+    Examples:
+      finercam evaluate fieldguide:300 -m fieldguide/cnn --metrics contrastive,rd -o out/eval
+      finercam evaluate cub:/data/CUB_200_2011 -m my-model --metrics parts --contrasts pair,random --limit 200 -o out/cub
+    """
     from finercam.commands.console import progress
     from finercam.commands.explain import load
     from finercam.data import open_dataset
@@ -82,6 +94,7 @@ def evaluate(
             tolerance=tolerance,
             limit=limit,
             batch_size=batch_size,
+            baseline=baseline,
             correct_only=correct_only,
             seed=seed,
             redo=redo,
@@ -94,18 +107,21 @@ def evaluate(
 
 
 def print_lines(lines: Sequence[Line], only: Sequence[str] | None = None) -> None:
-    """The table: a row a map, a column a metric, ▲ or ▼ where it surely differs from the plain map."""
+    """The table of a few metrics (`only`, or the most important ones): a row a map, ▲ or ▼ where it differs from plain."""
     from finercam.commands.console import print_table
-    from finercam.evaluation.summary import cell, heading
+    from finercam.evaluation.tables import cell, heading, headline
 
-    names = [name for name in dict.fromkeys(line.metric for line in lines) if only is None or name in only]
+    measured = list(dict.fromkeys(line.metric for line in lines))
+    names = headline(lines) if only is None else [name for name in only if name in measured]
     cells = {(line.method, line.contrast, line.metric): line for line in lines}
     rows = [
         [method, contrast, *(cell(cells.get((method, contrast, name))) for name in names)]
         for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines)
     ]
-    columns = ["method", "contrast", *(heading(name) for name in names)]
+    columns = ["method", "contrast", *(heading(name).replace("_", " ") for name in names)]
     print_table(columns, rows, right=columns[2:])
+    if len(measured) > len(names):
+        print(f"{len(measured) - len(names)} more metrics, and all intervals, are in the files.")
 
 
 def _split(values: Sequence[str]) -> list[str]:

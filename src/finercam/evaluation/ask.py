@@ -1,4 +1,4 @@
-"""Which contrast an evaluated map is made under: a name, or "references:count:gamma:weights"."""
+"""The contrast of an evaluated map: a name, or "references:count:gamma:weights"."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from dataclasses import dataclass
 
 from finercam.core.contrast import WEIGHTS
 from finercam.errors import FinerCAMError, suggest
+from finercam.question import Question
 
 __all__ = ["NAMED", "Ask", "parse_ask"]
 
-PICKS = ("similar", "predicted", "nearest", "all", "rival", "random")
+STRATEGIES = ("similar", "predicted", "nearest", "all")
+PICKS = ("rival", "random")
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One column of questions: how references are picked, how many, gamma and weights.
+    """A question under its name in the tables.
 
-    Besides the library's strategies, "rival" is the class that the evaluation itself asks about (the nearest
-    sibling, where the data say what siblings are), and "random" a control.
+    `pick` is "rival" where the references are each picture's rival (the likeliest sibling, where the dataset has
+    siblings), "random" where they are drawn at random as a control, and empty where the question's strategy picks them.
     """
 
     name: str
-    references: str = "similar"
-    count: int = 3
-    gamma: float = 0.6
-    weights: str = "mean"
+    question: Question
+    pick: str = ""
 
 
 NAMED = {
-    "plain": Ask("plain", gamma=0.0),
-    "paper": Ask("paper"),
-    "pair": Ask("pair", "rival", 1, 1.0),
-    "random": Ask("random", "random"),
+    "plain": Ask("plain", Question.make(gamma=0.0, references="similar", num_references=3)),
+    "paper": Ask("paper", Question.make(gamma=0.6, references="similar", num_references=3)),
+    "pair": Ask("pair", Question.make(gamma=1.0), "rival"),
+    "random": Ask("random", Question.make(gamma=0.6, num_references=3), "random"),
 }
 """The plain method; the paper's setting; the pair question at full strength; random references (a control)."""
 
@@ -39,14 +39,17 @@ NAMED = {
 def parse_ask(text: str) -> Ask:
     """Read "plain", "paper", "pair", "random", or "references[:count[:gamma[:weights]]]".
 
-    >>> parse_ask("predicted:1:1.0")
-    Ask(name='predicted:1:1.0', references='predicted', count=1, gamma=1.0, weights='mean')
+    Raises FinerCAMError for anything else.
+
+    >>> asked = parse_ask("predicted:1:0.9").question
+    >>> asked.references, asked.num_references, asked.gamma.item(), asked.weights
+    ('predicted', 1, 0.9, 'mean')
     """
     if text in NAMED:
         return NAMED[text]
     pick, *rest = text.split(":")
-    if pick not in PICKS:
-        known = (*NAMED, *PICKS)
+    if pick not in STRATEGIES + PICKS:
+        known = (*NAMED, *STRATEGIES, "rival")
         raise FinerCAMError(f"contrast {text!r}: expected one of {', '.join(known)}.{suggest(pick, known)}")
     if len(rest) > 3:
         raise FinerCAMError(f"contrast {text!r}: expected references:count:gamma:weights, nothing after the weights")
@@ -60,4 +63,6 @@ def parse_ask(text: str) -> Ask:
         raise FinerCAMError(
             f"contrast {text!r}: expected a count of at least 1, gamma of at least 0 and weights among {', '.join(WEIGHTS)}"
         )
-    return Ask(text, pick, count, gamma, weights)
+    references = "predicted" if pick in PICKS else pick
+    question = Question.make(gamma=gamma, references=references, num_references=count, weights=weights)
+    return Ask(text, question, pick if pick in PICKS else "")

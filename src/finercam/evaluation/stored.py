@@ -1,14 +1,15 @@
-"""Maps out of a finished run in the place of a capture: its rows matched to a dataset's pictures, and asked again."""
+"""Maps stored by a finished run: its rows matched to a dataset's pictures, and other questions answered from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from finercam.core.capture import run_model
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import NotKept
 from finercam.core.maps import signed_map, upsample
@@ -17,7 +18,9 @@ from finercam.data.batches import Batch
 from finercam.data.sample import ImageDataset
 from finercam.data.source import ReaderSource
 from finercam.errors import FinerCAMError
-from finercam.evaluation.maps import Question
+from finercam.evaluation.questions import AskedContrast
+from finercam.evaluation.sources import NamedMap
+from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
 from finercam.io import weights_hash
 from finercam.methods import Method
@@ -29,7 +32,7 @@ from finercam.run.settings import Settings
 if TYPE_CHECKING:
     from finercam.models import LoadedModel
 
-__all__ = ["StoredBatch", "StoredMaps", "match", "own_or_refused", "own_question"]
+__all__ = ["StoredBatch", "StoredMaps", "own_or_refused", "own_question"]
 
 KNOWN = torch.finfo(torch.float32).tiny
 """A probability below it has lost digits, and the logit with it."""
@@ -41,11 +44,61 @@ class StoredMaps:
 
     run: Run
     source: ReaderSource
+    explain: FinerCAM
+    methods: Sequence[Method]
     positions: dict[int, int]
     lacking: dict[int, str]
 
-    def look(self, loaded: Batch, images: Tensor, scores: Callable[[Tensor], Tensor]) -> StoredBatch:
-        """What is kept of a batch; `scores` runs the model, and is called where the run lacks logits of some class.
+    @classmethod
+    def match(
+        cls, run: Run, dataset: ImageDataset, model: LoadedModel, explain: FinerCAM, method: Method
+    ) -> StoredMaps:
+        """Find a dataset's pictures in a run, by path. Raises FinerCAMError for a run of another model."""
+        settings, place = run.manifest.settings, run.store.place
+        if weights_hash(model.model) != settings.weights_sha256:
+            raise FinerCAMError(
+                f"{place} is of {settings.model} and its weights, and {model.name} has others; take that model"
+            )
+        if model.preprocess.to_json() != settings.preprocess:
+            raise FinerCAMError(
+                f"{place} has pictures preprocessed otherwise than {model.name} does; run it again, or load it so"
+            )
+        by_path: dict[str, dict[str, Any]] = {}
+        for row in run.table(["position", "path", "status", "error"]).to_pylist():
+            by_path.setdefault(row["path"], row)
+        positions: dict[int, int] = {}
+        lacking: dict[int, str] = {}
+        seen: set[int] = set()
+        for index in range(len(dataset)):
+            row = by_path.get(dataset[index].id)
+            if row is None:
+                continue
+            if row["status"] != OK:
+                lacking[index] = f"the run did not explain it: {row['status']}: {row['error']}"
+            elif row["position"] in seen:
+                lacking[index] = "listed before; the first one is evaluated"
+            else:
+                positions[index] = row["position"]
+                seen.add(row["position"])
+        return cls(run, ReaderSource(dataset), explain, [method], positions, lacking)
+
+    def explained(self, complete: bool) -> list[int]:
+        """The dataset's pictures of which the run has rows; raises FinerCAMError if there are none, or not all of them
+        though the run has to be `complete`."""
+        dataset = self.source.dataset
+        found = sorted({*self.positions, *self.lacking})
+        if (complete and len(found) < len(dataset)) or not found:
+            known = set(found)
+            first = next(index for index in range(len(dataset)) if index not in known)
+            finish = "" if self.run.finished else ", finish the run first"
+            raise FinerCAMError(
+                f"{self.run.store.place} has no row of {dataset[first].id} of {dataset.name}: evaluate the dataset of "
+                f"the run{finish}, or fewer by --limit"
+            )
+        return found
+
+    def look(self, loaded: Batch, images: Tensor) -> StoredBatch:
+        """What is stored of a batch; the model runs where the run lacks logits of some class.
 
         Raises FinerCAMError for a picture that is not the one that the run explained.
         """
@@ -56,8 +109,11 @@ class StoredMaps:
                 raise FinerCAMError(f"{loaded.ids[places[0]]} has another size at the model's input than in the run")
         known = all(_knows_all(row, self.run.manifest.settings) for _, rows, _ in parts for row in rows.to_pylist())
         order = torch.tensor([at for places, _, _ in parts for at in places]).argsort()
-        logits = torch.cat([answer.logits for _, _, answer in parts])[order] if known else scores(images)
-        return StoredBatch(self.run, [(places, answer) for places, _, answer in parts], images, logits)
+        if known:
+            logits = torch.cat([answer.logits for _, _, answer in parts])[order]
+        else:
+            logits = run_model(self.explain.model, images, self.explain.classifier.scores)
+        return StoredBatch(self.run, self.methods[0], [(p, answer) for p, _, answer in parts], images, logits)
 
     def _check(self, rows: Sequence[dict[str, Any]], pictures: Sequence[tuple[int, str]]) -> None:
         """By size and time of change of the file, and where these differ or there is none, by the content's hash."""
@@ -76,30 +132,33 @@ class StoredBatch:
     """Explanations of a batch of `images` by their places in it, and its `logits (N, K)`."""
 
     run: Run
+    method: Method
     parts: list[tuple[list[int], Explanation]]
     images: Tensor
     logits: Tensor
 
-    def signed_maps(self, method: Method, asked: Sequence[Question]) -> Iterator[tuple[Method, Question, Tensor]]:
-        """As `finercam.evaluation.maps.signed_maps`, for the run's own method."""
-        for question in asked:
+    def signed_maps(self, asked: Sequence[AskedContrast]) -> Iterator[NamedMap]:
+        """Every contrast, answered from the stored evidence. Raises FinerCAMError for what the run did not keep."""
+        for each in asked:
             maps = torch.empty(len(self.images), *self.images.shape[2:])
-            asks = question.contrast
+            whole = each.contrast
             for places, answer in self.parts:
-                evidence, asked = answer.seen[0][1], answer.question
-                contrast = Contrast(asks.target[places], asks.references[places], asks.gamma[places], asks.weights)
+                evidence, question = answer.seen[0][1], answer.question
+                contrast = Contrast(
+                    whole.target[places], whole.references[places], whole.gamma[places], whole.weights
+                )
                 try:
-                    signed = signed_map(evidence, contrast, asked.method.rule, asked.fusion)
+                    signed = signed_map(evidence, contrast, question.method.rule, question.fusion)
                 except NotKept as error:
-                    raise self._refusal(question, str(error)) from error
+                    raise self._refusal(each, str(error)) from error
                 maps[places] = upsample(signed, answer.image_size)
-            yield method, question, maps.to(self.images.device)
+            yield self.method.name, each.name, maps.to(self.images.device)
 
-    def _refusal(self, question: Question, why: str) -> FinerCAMError:
-        """What the run would have to keep for a question: for this batch, as others were not looked at yet."""
-        target, linear = question.contrast.target, self.run.manifest.settings.linear
-        classes = torch.cat([target[:, None], question.contrast.references], 1)
-        classes[:, 1:].masked_fill_(question.contrast.gamma[:, None] == 0, NONE)
+    def _refusal(self, asked: AskedContrast, why: str) -> FinerCAMError:
+        """What the run would have to keep for a contrast: for this batch, since later ones are not known yet."""
+        target, linear = asked.contrast.target, self.run.manifest.settings.linear
+        classes = torch.cat([target[:, None], asked.contrast.references], 1)
+        classes[:, 1:].masked_fill_(asked.contrast.gamma[:, None] == 0, NONE)
         rank = self.logits.cpu().double().argsort(dim=1, descending=True, stable=True).argsort(1)
         needed, elsewhere = 0, False
         for places, answer in self.parts:
@@ -114,47 +173,11 @@ class StoredBatch:
             how = f"finercam run with --keep {needed} or more ({self.logits.shape[1]} keeps every class)"
         else:
             how = why
-        return FinerCAMError(f"contrast {question.ask.name!r} needs what {self.run.store.place} did not keep: {how}")
-
-
-def match(run: Run, dataset: ImageDataset, model: LoadedModel, count: int) -> StoredMaps:
-    """Find the first `count` pictures of a dataset in a run, by path. Raises FinerCAMError for another dataset or model."""
-    settings, place = run.manifest.settings, run.store.place
-    if weights_hash(model.model) != settings.weights_sha256:
-        raise FinerCAMError(
-            f"{place} is of {settings.model} and its weights, and {model.name} has others; take that model"
-        )
-    if model.preprocess.to_json() != settings.preprocess:
-        raise FinerCAMError(
-            f"{place} has pictures preprocessed otherwise than {model.name} does; run it again, or load it so"
-        )
-    rows = run.table(["position", "path", "status", "error"]).to_pylist()
-    by_path: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        by_path.setdefault(row["path"], row)
-    positions: dict[int, int] = {}
-    lacking: dict[int, str] = {}
-    taken: set[int] = set()
-    for index in range(count):
-        name = dataset[index].id
-        row = by_path.get(name)
-        if row is None:
-            finish = "" if run.finished else ", finish the run first"
-            raise FinerCAMError(
-                f"{place} has no row of {name} of {dataset.name}: evaluate the dataset of the run{finish}, or fewer by --limit"
-            )
-        if row["status"] != OK:
-            lacking[index] = f"the run did not explain it: {row['status']}: {row['error']}"
-        elif row["position"] in taken:
-            lacking[index] = "listed before; the first one is evaluated"
-        else:
-            positions[index] = row["position"]
-            taken.add(row["position"])
-    return StoredMaps(run, ReaderSource(dataset), positions, lacking)
+        return FinerCAMError(f"contrast {asked.name!r} needs what {self.run.store.place} did not keep: {how}")
 
 
 def own_question(settings: Settings) -> tuple[str, ...]:
-    """The contrast that a run was asked, as `--contrasts` spells it; none where its classes were named one by one."""
+    """The contrast of a run, as `--contrasts` spells it; none where its reference classes were given by name."""
     if settings.against:
         return ()
     return (f"{settings.references}:{settings.num_references}:{settings.gamma:g}:{settings.weights}",)

@@ -1,8 +1,8 @@
-"""What is known about a batch of pictures: where the object is, and which pixels tell two classes apart."""
+"""What is known about a batch of pictures: where the object is, and which pixels or parts tell two classes apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +17,25 @@ from finercam.io import one_line
 
 __all__ = ["Truth", "read_notes", "read_truth"]
 
+REACH = 0.12
+"""A pixel belongs to its nearest keypoint if that lies within this share of the square root of the box's area."""
+
 
 @dataclass(frozen=True)
 class Truth:
-    """`objects (N, H, W)` from masks, or else from boxes; `boxes (N, H, W)` from boxes alone; `discriminative (N, H, W)` for
-    each picture's rival; None where unknown of the whole batch.
+    """Masks `(N, H, W)`; None where unknown of the whole batch.
 
-    A picture without its own annotation has an empty mask, which every measure answers with NaN.
+    `objects` are masks, or else boxes; `boxes` are boxes alone; `discriminative` the pixels that differ from each
+    picture's rival; `regions` the number of the part of each pixel (−1: none), and `differences (N, P)` how far target
+    and rival differ in each part (NaN: not visible or not known). A picture without its own annotation has an empty
+    mask, for which every metric is NaN.
     """
 
     objects: Tensor | None
     boxes: Tensor | None
     discriminative: Tensor | None
+    regions: Tensor | None = None
+    differences: Tensor | None = None
 
 
 def read_notes(dataset: ImageDataset, indices: Sequence[int]) -> tuple[dict[int, Annotation], dict[int, str]]:
@@ -47,27 +54,73 @@ def read_truth(
     dataset: ImageDataset,
     notes: dict[int, Annotation],
     pictures: Sequence[tuple[int, int]],
-    rivals: Sequence[int],
+    pairs: Sequence[tuple[int | None, int | None]],
     prepare: Preprocess,
     size: tuple[int, int],
-    with_telling: bool = True,
+    groups: Collection[str],
 ) -> Truth:
-    """What is known of the pictures of `notes`, `(width, height)` each, in pixels of their tensors `size` (H, W)."""
-    contrast_mask = getattr(dataset, "contrast_mask", None) if with_telling else None
-    objects, boxes, discriminative = [], [], []
-    for (index, note), picture, rival in zip(notes.items(), pictures, rivals, strict=True):
+    """What is known of the pictures of `notes`, `(width, height)` each, in pixels of their tensors `size` (H, W).
+
+    `pairs` are target and rival as labels of the dataset, None where it lacks the class; `groups` the names of the
+    metrics, so that nothing is read for those that are not measured.
+    """
+    contrast_mask = getattr(dataset, "contrast_mask", None) if "contrastive" in groups else None
+    placed: list[Annotation] = []
+    for (index, note), picture, (_, rival) in zip(notes.items(), pictures, pairs, strict=True):
         masks = {"object": note.masks["object"]} if "object" in note.masks else {}
-        if contrast_mask is not None and rival >= 0:
+        if contrast_mask is not None and rival is not None:
             masks["discriminative"] = np.asarray(contrast_mask(index, rival), dtype=bool)
-        placed = prepare.annotation(Annotation(box=note.box, masks=masks), picture)
-        boxes.append(_box(placed, size))
-        objects.append(placed.masks.get("object", boxes[-1]))
-        discriminative.append(placed.masks.get("discriminative"))
+        placed.append(prepare.annotation(Annotation(note.box, masks, note.keypoints), picture))
+    boxes = [_box(note, size) for note in placed]
+    objects = [note.masks.get("object", box) for note, box in zip(placed, boxes, strict=True)]
+    regions, differences = _parts(dataset, placed, pairs, size) if "parts" in groups else (None, None)
     return Truth(
         objects=_stack(objects, size) if any(o is not None for o in objects) else None,
         boxes=_stack(boxes, size) if any(b is not None for b in boxes) else None,
-        discriminative=None if contrast_mask is None else _stack(discriminative, size),
+        discriminative=None
+        if contrast_mask is None
+        else _stack([note.masks.get("discriminative") for note in placed], size),
+        regions=regions,
+        differences=differences,
     )
+
+
+def _parts(
+    dataset: ImageDataset,
+    placed: Sequence[Annotation],
+    pairs: Sequence[tuple[int | None, int | None]],
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """The part of every pixel `(N, H, W)`, and how far target and rival differ in each `(N, P)`."""
+    difference = getattr(dataset, "attribute_difference", None)
+    assert difference is not None
+    known: list[Mapping[str, float]] = [{} if None in (c, d) else difference(c, d) for c, d in pairs]
+    names = sorted({name for note in placed for name in note.keypoints})
+    of_keypoint = {name: _part_of(name, {part for of_pair in known for part in of_pair}) for name in names}
+    parts = sorted(set(of_keypoint.values())) or ["none"]
+    points = torch.full((len(placed), len(names), 2), torch.nan)
+    differences = torch.full((len(placed), len(parts)), torch.nan)
+    radius = torch.full((len(placed),), torch.nan)
+    for n, (note, of_pair) in enumerate(zip(placed, known, strict=True)):
+        for name, point in note.keypoints.items():
+            points[n, names.index(name)] = torch.tensor(point)
+            differences[n, parts.index(of_keypoint[name])] = of_pair.get(of_keypoint[name], torch.nan)
+        if note.box is not None:
+            x0, y0, x1, y1 = note.box
+            radius[n] = REACH * ((x1 - x0) * (y1 - y0)) ** 0.5
+    nearest = metrics.keypoint_regions(points, radius, size)
+    number = torch.tensor([*(parts.index(of_keypoint[name]) for name in names), -1])  # the last is for "no keypoint"
+    return number[nearest], differences
+
+
+def _part_of(keypoint: str, parts: Collection[str]) -> str:
+    """The part that a keypoint lies on, by the names of the attributes: "left wing" is of "wings" or "wing".
+
+    >>> _part_of("left wing", {"wings", "tail"}), _part_of("beak", {"tail"})
+    ('wings', 'beak')
+    """
+    one = keypoint.removeprefix("left ").removeprefix("right ")
+    return next((name for name in (keypoint, one, f"{one}s") if name in parts), one)
 
 
 def _box(note: Annotation, size: tuple[int, int]) -> np.ndarray | None:

@@ -27,7 +27,7 @@ def keypoint_regions(points: Tensor, radius: Tensor, size: tuple[int, int]) -> T
     if points.shape[1] == 0:
         return torch.full((len(points), *size), -1, device=points.device)
     distance, nearest = squared.min(1)
-    return nearest.masked_fill(distance > radius[:, None, None] ** 2, -1)
+    return nearest.masked_fill(~(distance <= radius[:, None, None] ** 2), -1)  # also where the radius is NaN
 
 
 def deciding_parts(difference: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Groups of measures: what each asks of the data, and its columns for a batch of maps."""
+"""Groups of metrics: what each needs of the data, and its columns for a batch of maps, rank-based ones first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from finercam import metrics
 from finercam.errors import FinerCAMError, suggest
 from finercam.evaluation.truth import Truth
 
-__all__ = ["DIRECTION", "GROUPS", "PAPER", "Batch", "Group", "find_groups"]
+__all__ = ["DIRECTION", "GROUPS", "HEADLINE", "PAPER", "RANKED", "Batch", "Columns", "Group", "find_groups"]
 
 Columns = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the measures need besides a map: the model as a function, pictures, classes, truth and settings."""
+    """What the metrics need besides a map: the model as a function, pictures, classes, truth and settings."""
 
     scores: Callable[[Tensor], Tensor]
     images: Tensor
@@ -33,11 +33,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Group:
-    """Columns computed together from maps `(N, H, W)`, ranked before the ReLU; `needs` names an annotation."""
+    """Columns computed together from signed maps `(N, H, W)`.
+
+    `needs` says in words what annotation the data must have, and `ability` which method of the dataset gives it (none:
+    boxes or masks). `passes(steps)` is the number of model calls for a picture and map; `removes` says whether the
+    group removes pixels in the map's order.
+    """
 
     columns: Callable[[Batch, Tensor], Columns]
     needs: str = ""
+    ability: str = ""
     chance: Callable[[Batch], Columns] | None = None
+    passes: Callable[[int], int] = lambda steps: 0
+    removes: bool = False
 
 
 def _relative_drop(batch: Batch, maps: Tensor) -> Columns:
@@ -49,7 +57,6 @@ def _relative_drop(batch: Batch, maps: Tensor) -> Columns:
         columns[f"drop@{share:.0%}"] = found.drop[:, s]
         for r, name in enumerate(names):
             columns[f"rd@{share:.0%} {name}"] = found.rd[:, r, s]
-            columns[f"rd/p@{share:.0%} {name}"] = found.rd_relative[:, r, s]
             columns[f"rd log@{share:.0%} {name}"] = found.rd_log[:, r, s]
     return columns
 
@@ -77,9 +84,11 @@ def _localisation(batch: Batch, maps: Tensor) -> Columns:
     objects = _known(batch.truth.objects, batch.images)
     iou = metrics.mask_iou(maps, objects, (0.25, 0.5))
     return {
+        "ap": metrics.average_precision(maps, objects),
+        "pointing": metrics.pointing(maps, objects, tolerance=batch.tolerance),
+        "energy@object": metrics.equal_area_energy(maps, objects, None)[:, 0],
         "energy": metrics.energy(maps, objects),
         "energy in box": metrics.energy(maps, _known(batch.truth.boxes, batch.images)),
-        "pointing": metrics.pointing(maps, objects, tolerance=batch.tolerance),
         "iou@25%": iou[:, 0],
         "iou@50%": iou[:, 1],
     }
@@ -88,8 +97,15 @@ def _localisation(batch: Batch, maps: Tensor) -> Columns:
 def _localisation_chance(batch: Batch) -> Columns:
     objects, boxes = (_known(masks, batch.images) for masks in (batch.truth.objects, batch.truth.boxes))
     share, boxed = (metrics.mask_share(m).where(m.flatten(1).any(1), torch.nan) for m in (objects, boxes))
-    pointing = metrics.pointing_chance(objects, tolerance=batch.tolerance)
-    return {"energy": share, "energy in box": boxed, "pointing": pointing, "iou@25%": share, "iou@50%": share}
+    return {
+        "ap": metrics.average_precision_chance(objects),
+        "pointing": metrics.pointing_chance(objects, tolerance=batch.tolerance),
+        "energy@object": share,
+        "energy": share,
+        "energy in box": boxed,
+        "iou@25%": share,
+        "iou@50%": share,
+    }
 
 
 def _known(masks: Tensor | None, images: Tensor) -> Tensor:
@@ -110,36 +126,67 @@ def _contrastive_chance(batch: Batch) -> Columns:
     return metrics.contrastive_chance(batch.truth.discriminative, batch.truth.objects, tolerance=batch.tolerance)
 
 
+def _parts(batch: Batch, maps: Tensor) -> Columns:
+    regions, difference = _known_parts(batch)
+    return metrics.part_evidence(maps, regions, difference)
+
+
+def _parts_chance(batch: Batch) -> Columns:
+    return metrics.part_evidence_chance(*_known_parts(batch))
+
+
+def _known_parts(batch: Batch) -> tuple[Tensor, Tensor]:
+    assert batch.truth.regions is not None and batch.truth.differences is not None
+    return batch.truth.regions.to(batch.images.device), batch.truth.differences.to(batch.images.device)
+
+
 def _shape(_: Batch, maps: Tensor) -> Columns:
     positive = maps.clamp(min=0)
     return {"sparseness": metrics.sparseness(positive), "complexity": metrics.complexity(positive)}
 
 
 GROUPS: dict[str, Group] = {
-    "rd": Group(_relative_drop),
-    "deletion": Group(_deletion),
-    "insertion": Group(_insertion),
-    "kept": Group(_kept),
-    "road": Group(_road),
-    "localisation": Group(_localisation, "boxes or object masks", _localisation_chance),
-    "contrastive": Group(_contrastive, "pixels that tell two classes apart", _contrastive_chance),
+    "rd": Group(_relative_drop, passes=lambda steps: 3, removes=True),
+    "deletion": Group(_deletion, passes=lambda steps: steps + 1, removes=True),
+    "insertion": Group(_insertion, passes=lambda steps: steps + 1, removes=True),
+    "kept": Group(_kept, passes=lambda steps: 2),
+    "road": Group(_road, passes=lambda steps: 18, removes=True),
+    "localisation": Group(_localisation, "boxes or object masks", chance=_localisation_chance),
+    "contrastive": Group(
+        _contrastive, "pixels that tell two classes apart", "contrast_mask", chance=_contrastive_chance
+    ),
+    "parts": Group(_parts, "keypoints, and attributes of the classes", "attribute_difference", chance=_parts_chance),
     "shape": Group(_shape),
 }
 
 DIRECTION = {
     "drop": "up", "rd": "up", "deletion": "down", "insertion": "up", "average drop": "down", "increase": "up",
-    "road": "up", "energy": "up", "pointing": "up", "iou": "up", "discriminative": "up", "shared": "down",
-    "background": "down", "sparseness": "", "complexity": "",
+    "road": "up", "ap": "up", "energy": "up", "pointing": "up", "iou": "up", "discriminative": "up", "part": "up",
+    "shared": "down", "background": "down", "sparseness": "", "complexity": "",
 }  # fmt: skip
 """Which way is better, by the first word of a column's name; none for the two that only describe."""
 
+RANKED = (
+    "ap", "pointing", "energy@", "discriminative_ap", "discriminative_pointing", "discriminative_energy@",
+    "part_pointing", "part_correlation", "rd", "deletion", "insertion", "road",
+)  # fmt: skip
+"""First letters of the columns that depend on the order of a map's values and not on how it is sharpened."""
+
+HEADLINE = (
+    "discriminative_ap", "discriminative_pointing", "discriminative_energy@5%", "discriminative_energy",
+    "part_pointing", "part_correlation", "part_share", "part_energy",
+    "ap", "pointing", "energy@object", "energy", "rd@5% held-out", "rd@5% strongest", "deletion", "insertion", "road",
+    "average drop", "sparseness", "complexity",
+)  # fmt: skip
+"""The columns that a terminal shows, as many as there is room for; the files hold all."""
+
 
 PAPER = ("deletion", "rd", "localisation")
-"""What the paper's table is made of: the group "paper"."""
+"""The groups of the paper's table, which the name "paper" stands for."""
 
 
 def find_groups(names: list[str]) -> dict[str, Group]:
-    """The groups of that name, "paper" being those of the paper's table; raises FinerCAMError naming the nearest."""
+    """The groups by their names, "paper" for those of the paper's table; raises FinerCAMError for an unknown name."""
     known = ("paper", *GROUPS)
     for name in names:
         if name not in known:
