@@ -150,3 +150,11 @@ def test_attributes_of_the_published_tables():
     found = data.attribute_difference("Red winged Blackbird", "Yellow headed Blackbird")
     assert set(found) == set(PARTS) and max(found, key=found.get) in ("crown", "nape", "throat", "breast", "forehead")
     assert data.attribute_difference("American Crow", "Fish Crow")["crown"] < 0.3 < found["crown"]
+
+
+def test_siblings_share_the_last_word_of_their_names(cub_tree):
+    names = ["1 001.Brewer_Blackbird", "2 002.Rusty_Blackbird"]
+    (cub_tree / "classes.txt").write_text("\n".join(names) + "\n")
+    assert CUB(cub_tree).siblings("Brewer Blackbird") == (1,) and CUB(cub_tree).siblings(1) == (0,)
+    (cub_tree / "classes.txt").write_text("1 001.Brewer_Blackbird\n2 002.American_Crow\n")
+    assert CUB(cub_tree).siblings(0) == ()

@@ -1,4 +1,4 @@
-"""The paper's table: a row a dataset, method and contrast, `plain → finer` of Del, RD@5, RD@10 and Loc."""
+"""The paper's table: a row for each dataset, method and contrast, `plain → finer` of Del, RD@5, RD@10 and Loc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finercam.evaluation.summary import CHANCE, CONTROL, Line, significance_marker
+from finercam.evaluation.summary import CHANCE, CONTROL, LAST, Line, significance_marker
 
 __all__ = ["PaperRow", "paper_csv", "paper_markdown", "paper_rows"]
 
@@ -18,7 +18,7 @@ COLUMNS = {
     "RD@10": ("rd@10% similar",),
     "Loc": ("energy in box", "energy"),
 }
-"""The table's columns, and which measure stands in each: the first that was taken."""
+"""The table's columns, and which metric stands in each: the first that was measured."""
 
 _ARROWS = {"Del": "↓", "RD@5": "↑", "RD@10": "↑", "Loc": "↑"}
 _NAMES = {"gradcam": "Grad-CAM", "layercam": "LayerCAM", "scorecam": "Score-CAM"}
@@ -50,7 +50,7 @@ def paper_rows(lines: Sequence[Line], settings: Mapping[str, Any]) -> list[Paper
             {column: _cell(found, method, contrast, column, settings) for column in COLUMNS},
         )
         for method, contrast in maps
-        if method not in (CONTROL, CHANCE) and contrast != "plain"
+        if method not in (CONTROL, CHANCE, LAST) and contrast != "plain"
     ]
 
 
@@ -90,15 +90,16 @@ def paper_csv(rows: Sequence[PaperRow]) -> str:
 def _cell(
     found: Mapping[tuple[str, str, str], Line], method: str, contrast: str, column: str, settings: Mapping[str, Any]
 ) -> tuple[Line, Line] | str:
+    base = LAST if settings.get("baseline") == "last" else method
     for metric in COLUMNS[column]:
-        plain, finer = found.get((method, "plain", metric)), found.get((method, contrast, metric))
+        plain, finer = found.get((base, "plain", metric)), found.get((method, contrast, metric))
         if plain is not None and finer is not None:
             return plain, finer
     group = _NEEDS[column]
     if group in settings.get("left out", {}):
         return f"no {settings['left out'][group]}"
-    asked = {"paper", group} & set(settings["metrics"])
-    return "undefined on every picture" if asked else "not asked for"
+    measured = {"paper", group} & set(settings["metrics"])
+    return "undefined on every picture" if measured else "not asked for"
 
 
 def _shown(cell: tuple[Line, Line] | str) -> str:
@@ -111,17 +112,15 @@ def _shown(cell: tuple[Line, Line] | str) -> str:
 def _legend(rows: Sequence[PaperRow]) -> str:
     measured = {cell[1].metric for row in rows for cell in row.cells.values() if not isinstance(cell, str)}
     place = "the box" if "energy in box" in measured else "the object's mask"
-    said = [
-        "Plain → contrast; ▲ better, ▼ worse where the 95 % interval of the paired difference leaves no change out."
-    ]
-    said.append("Del: area under the deletion curve.")
-    said.append(
+    legend = (
+        "Plain → contrast; ▲ better, ▼ worse where the 95 % interval of the paired difference excludes zero. "
+        "Del: area under the deletion curve. "
         "RD@k: relative confidence drop (Eq. 10) when k % of the pixels are removed, against the most similar class, "
         "which is one of the paper contrast's own references: RD against others is in summary.md."
     )
     if measured & set(COLUMNS["Loc"]):
-        said.append(f"Loc: share of the map's energy in {place}; what chance reaches is in summary.md.")
-    return " ".join(said)
+        legend += f" Loc: share of the map's energy in {place}; the chance level is in summary.md."
+    return legend
 
 
 def _plain(text: str) -> str:

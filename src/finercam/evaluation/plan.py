@@ -74,8 +74,8 @@ class ClassMap:
             if target == "prediction":
                 return cls([None] * len(classes), classes)
             raise FinerCAMError(
-                f"{dataset.name} has {len(classes)} classes and {model.name} {len(model.class_names)}, none of the "
-                "same name, so labels cannot be targets; use a model trained on this dataset, or --target prediction"
+                f"{dataset.name} and {model.name}: labels cannot be targets: {error} Use a model trained on this "
+                "dataset, or --target prediction"
             ) from error
 
     def model_id(self, label: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Results on disk: one Parquet part a batch, written whole or not at all, so that a run can go on where it stopped."""
+"""Results on disk: Parquet parts, each written whole or not at all, so that an evaluation continues where it stopped."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Shards"]
 
 
 class Shards:
-    """A folder `parts/` beside `settings.json`; a run with other settings does not mix with what is there."""
+    """A folder `parts/` beside `settings.json`; results of other settings are refused."""
 
     def __init__(self, out: Path, settings: dict[str, Any], redo: bool = False) -> None:
         self.out, self.parts = out, out / "parts"
         written = out / "settings.json"
-        settings = json.loads(json.dumps(settings))  # as it will be read again: no tuples
+        settings = json.loads(json.dumps(settings))  # as JSON gives it back: no tuples
         if redo and self.parts.exists():
             shutil.rmtree(self.parts)
             written.unlink(missing_ok=True)
-        # without parts there is nothing to mix with: the call before was refused at once
+        # without parts there are no results: the last call stopped before its first part
         if written.exists() and any(self.parts.glob("*.parquet")):
             before = _settings(written)
             changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,20 +82,29 @@ def deletion(
     fill: str | Fill = "zero",
     score: str = "probability",
     batch_size: int = 64,
+    reveal: bool = False,
 ) -> Curves:
     """Remove the most relevant pixels first, in `steps` equal strides; `.auc` in [0, 1], lower is better.
 
     `AUC = ∫₀¹ p_c(x without its top share s) ds` by trapezoids over `steps + 1` points, one model call each. Rivals'
-    curves come from the same calls. Source: Petsiuk et al., RISE, BMVC 2018. Trap: the filled picture is unlike any
-    the model was trained on, the more so the more is removed; so the result names the fill, and ROAD exists.
+    curves come from the same calls. With `reveal` it is `insertion`. Source: Petsiuk et al., RISE, BMVC 2018. Trap: the
+    filled picture is unlike any the model was trained on, the more so the more is removed; so the result names the
+    fill, and ROAD exists.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> curves = deletion(brightness, torch.ones(1, 3, 4, 4), torch.rand(1, 4, 4), 0, steps=4, score="logit")
     >>> curves.target.tolist(), curves.auc.item(), curves.fill
     ([[1.0, 0.75, 0.5, 0.25, 0.0]], 0.5, 'zero')
     """
-    classes = stack_classes(images, target, rivals)
-    return _curves(scores, images, maps, classes, steps, as_fill(fill), score, batch_size)
+    if steps < 1:
+        raise FinerCAMError(f"steps is {steps}, expected at least 1.")
+    chosen, classes = as_fill(fill), stack_classes(images, target, rivals)
+    pixels = images.shape[-2] * images.shape[-1]
+    counts = torch.linspace(0, pixels, min(steps, pixels) + 1, dtype=torch.float64).round().int()
+    values = masked_scores(
+        scores, images, maps, classes, counts, fill=chosen, reveal=reveal, score=score, batch_size=batch_size
+    )
+    return Curves(counts.to(values) / pixels, values[:, 0], values[:, 1:], chosen.name, score)
 
 
 def insertion(
@@ -111,34 +121,13 @@ def insertion(
 ) -> Curves:
     """Reveal the most relevant pixels first on the filled picture; `.auc` in [0, 1], higher is better.
 
-    The reverse of `deletion`. RISE starts from the blurred picture, since hard edges on an even ground are evidence
-    themselves.
+    The reverse of `deletion`. RISE starts from the blurred picture, since hard edges on an even
+    ground are evidence themselves.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> image, relevance = torch.ones(1, 3, 2, 2), torch.rand(1, 2, 2)
     >>> insertion(brightness, image, relevance, 0, steps=2, fill="zero", score="logit").target.tolist()
     [[0.0, 0.5, 1.0]]
     """
-    classes = stack_classes(images, target, rivals)
-    return _curves(scores, images, maps, classes, steps, as_fill(fill), score, batch_size, reveal=True)
-
-
-def _curves(
-    scores: Scores,
-    images: Tensor,
-    maps: Tensor,
-    classes: Tensor,
-    steps: int,
-    fill: Fill,
-    score: str,
-    batch_size: int,
-    reveal: bool = False,
-) -> Curves:
-    if steps < 1:
-        raise FinerCAMError(f"steps is {steps}, expected at least 1.")
-    pixels = images.shape[-2] * images.shape[-1]
-    counts = torch.linspace(0, pixels, min(steps, pixels) + 1, dtype=torch.float64).round().int()
-    values = masked_scores(
-        scores, images, maps, classes, counts, fill=fill, reveal=reveal, score=score, batch_size=batch_size
-    )
-    return Curves(counts.to(values) / pixels, values[:, 0], values[:, 1:], fill.name, score)
+    options: dict[str, Any] = {"steps": steps, "score": score, "batch_size": batch_size}
+    return deletion(scores, images, maps, target, rivals, fill=fill, reveal=True, **options)
