@@ -26,7 +26,7 @@ def test_evaluate_writes_the_table_and_goes_on(tmp_path):
     ]
     first = run(*command, "--methods", "gradcam,layercam", "--contrasts", "pair")
     assert first.exit_code == 0, first.output
-    assert "discriminative energy" in first.stdout and "layercam" in first.stdout
+    assert "discr. energy" in first.stdout and "layercam" in first.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert "12 pictures" in summary["setting"] and "features" in summary["setting"]
     energy = {

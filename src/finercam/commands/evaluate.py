@@ -118,7 +118,11 @@ def print_lines(lines: Sequence[Line], only: Sequence[str] | None = None) -> Non
         [method, contrast, *(cell(cells.get((method, contrast, name))) for name in names)]
         for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines)
     ]
-    columns = ["method", "contrast", *(heading(name).replace("_", " ") for name in names)]
+    columns = [
+        "method",
+        "contrast",
+        *(heading(name).replace("discriminative", "discr.").replace("_", " ") for name in names),
+    ]
     print_table(columns, rows, right=columns[2:])
     if len(measured) > len(names):
         print(f"{len(measured) - len(names)} more metrics, and all intervals, are in the files.")
