@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913
     dataset: ImageDataset,
     model: LoadedModel,
     out: str | Path,
