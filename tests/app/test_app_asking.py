@@ -10,12 +10,13 @@ from PIL import Image
 from finercam import FinerCAM, FinerCAMError, load_model
 from finercam.app import asking, files, opened, views
 from finercam.app.asking import Picture
-from finercam.app.serve import is_local
+from finercam.app.serve import OwnAddress, is_local
 from finercam.data.fieldguide import Fieldguide
 from finercam.images import Preprocess
 from finercam.models import twotower
 from finercam.models.builtin import PatchCNN
 from finercam.models.directory import save_directory
+from finercam.view.drawn import VIEWS, picture, strength_of
 
 HOSTILE = [
     '<script>document.title="got in"</script>',
@@ -171,26 +172,26 @@ class Read(HTMLParser):
 
 
 def test_hostile_names_are_text(hostile):
-    picture = Picture(Image.new("RGB", (70, 50), "teal"), '<img src=x onerror="alert(1)">.png')
-    asked = asking.look(hostile, picture, "gradcam", "all", 5)
+    photo = Picture(Image.new("RGB", (70, 50), "teal"), '<img src=x onerror="alert(1)">.png')
+    asked = asking.look(hostile, photo, "gradcam", "all", 5)
     page = views.headline(asked) + views.plain(asked) + views.finer(asked) + views.told(asked)
     found = Read(page + views.notice("no <b>such</b> file"))
     assert found.tags <= {"p", "span", "h2", "b", "i", "figure", "div", "img", "figcaption"}
     assert found.attributes <= {"class", "id", "alt", "src", "role"}
-    assert picture.name in found.text and "no <b>such</b> file" in found.text
+    assert photo.name in found.text and "no <b>such</b> file" in found.text
     assert views.short(hostile.class_names[asked.target]) in found.text
     assert all(len(text) <= 110 for text, _ in views.choices(asked))
 
 
 def test_pictures_are_the_maps_on_the_photo(asked):
-    for view in views.VIEWS:
-        drawn = np.asarray(views.drawn(asked, asked.answer, view)).astype(int)
+    for view in VIEWS:
+        drawn = np.asarray(picture(asked.photo, asked.answer, view)).astype(int)
         page = views.finer(asked, view)
         sent = views.pixels(page.split('src="')[1].split('"')[0]).astype(int)
         assert sent.shape == drawn.shape and np.abs(sent - drawn).mean() < 2
         changed = np.abs(drawn - asked.photo).max(2) > 0
         assert changed.any() == (view != "photo")
-    tinted = np.abs(np.asarray(views.drawn(asked, asked.answer, "overlay")).astype(int) - asked.photo).sum(2)
+    tinted = np.abs(np.asarray(picture(asked.photo, asked.answer)).astype(int) - asked.photo).sum(2)
     rows, columns = np.nonzero(asked.answer.maps[0].numpy() > 0.5)
     assert tinted[(rows * 3.5).astype(int), (columns * 3.5).astype(int)].mean() > 2 * tinted.mean() + 50
 
@@ -216,3 +217,65 @@ def test_models_that_do_not_exist_are_one_line():
 def test_local_addresses():
     assert [is_local(h) for h in ("127.0.0.1", "127.3.2.1", "::1", "localhost")] == [True] * 4
     assert [is_local(h) for h in ("0.0.0.0", "::", "192.168.1.4", "localhost.evil.org", "")] == [False] * 5
+
+
+def test_other_names_and_other_sites_are_refused():
+    own, open_ = OwnAddress(None, "127.0.0.1"), OwnAddress(None, "0.0.0.0")
+    for host in ("127.0.0.1:7860", "localhost:7860", "[::1]:7860", "LOCALHOST"):
+        assert own.allows(host, None) and own.allows(host, f"http://{host}")
+    for host in (
+        "evil.example",
+        "evil.example:7860",
+        "127.0.0.1.evil.example",
+        "",
+        "localhost.evil.org",
+        "192.168.1.4",
+    ):
+        assert not own.allows(host, None)
+    for origin in (
+        "http://localhost:9000",
+        "http://127.0.0.1:7861",
+        "null",
+        "https://evil.example",
+        "http://localhost",
+    ):
+        assert not own.allows("127.0.0.1:7860", origin)
+    assert open_.allows("192.168.1.4:7860", "http://192.168.1.4:7860") and open_.allows("localhost:7860", None)
+    assert not open_.allows("evil.example:7860", None) and not open_.allows("192.168.1.4:7860", "http://evil.example")
+
+
+def test_methods_that_run_the_model_for_each_channel_say_so(asked):
+    assert "the model ran once ·" not in views.told(asked) and "the model ran once" in views.told(asked)
+    scored = asking.switch(asked, "scorecam")
+    assert scored.ran and "once for each channel" in views.told(scored)
+    assert "Score-CAM at" in views.told(scored)
+    assert asking.switch(scored, "scorecam") is scored  # what is shown already is not computed again
+
+
+def test_a_weak_map_says_so_in_the_app(asked):
+    unlikely = [asking.ask(asked, target=d, against=[asked.target], gamma=1.0) for d in range(0, asked.classes, 5)]
+    weak = next(one for one in unlikely if strength_of(one.answer).weak and strength_of(one.answer).positive > 0)
+    page = views.finer(weak)
+    assert "no evidence that tells them apart here" in page and "peak of a clear map" in page
+    assert "evidence: " in views.finer(asked) and "no evidence that tells" not in views.finer(asked)
+
+
+def test_the_first_picture_is_one_that_the_model_knows(cnn, hostile):
+    painted = asking.gallery()
+    first, known = asking.first_picture(cnn, painted)
+    assert known and first.name in cnn.class_names
+    first, known = asking.first_picture(hostile, painted)
+    assert not known and first in painted
+    own = Picture(Image.new("RGB", (60, 60)), "mine.jpg")
+    assert asking.first_picture(hostile, [own, *painted]) == (own, True)
+
+
+def test_names_are_those_of_the_panel(tmp_path):
+    torch.manual_seed(1)
+    names = ["Passerina caerulea (Blue Grosbeak)", "Passerina cyanea (Indigo Bunting)", "Sitta pusilla"]
+    architecture = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 3}}
+    save_directory(
+        tmp_path / "m", PatchCNN(3), architecture=architecture, classes=names, preprocess=Preprocess((64, 64))
+    )
+    asked = asking.look(opened.open_model(str(tmp_path / "m")), asking.gallery()[0], "gradcam")
+    assert [asked.name(k) for k in range(3)] == ["Blue Grosbeak", "Indigo Bunting", "Sitta pusilla"]

@@ -17,6 +17,7 @@ from finercam.export.folder import arrays
 from finercam.images import Preprocess, read_image
 from finercam.models.builtin import PatchCNN
 from finercam.models.directory import save_directory
+from finercam.view.drawn import picture
 
 pytest.importorskip("gradio", reason="no gradio: the app's browser tests are left out")
 pytest.importorskip("playwright.sync_api", reason="no playwright: the app's browser tests are left out")
@@ -125,7 +126,7 @@ def same(page, answer, photo, tmp_path):
     with np.load(file, allow_pickle=False) as saved:
         for key, expected in arrays(answer).items():
             np.testing.assert_allclose(saved[key], expected, rtol=2e-3 if "map" in key else 1e-4, atol=1e-3)
-    expected = np.asarray(views.overlay(photo, answer.maps[0], mute=views.MUTE)).astype(int)
+    expected = np.asarray(picture(photo, answer)).astype(int)
     assert np.abs(drawn(page) - expected).mean() < 2
 
 
@@ -217,7 +218,7 @@ def test_only_this_machine_and_only_listed_models_for_others(address, folder):
 
     assert urlsplit(address).hostname == "127.0.0.1"
     page = Page(typed=False)
-    update = page._told(page._again)(None, str(folder), "gradcam", "predicted", 1, 0.6, "mean", "", "overlay")
+    update = page._safe(page._again)(None, str(folder), "gradcam", "predicted", 1, 0.6, "mean", "", "overlay")
     assert list(update) == [page.notice] and "not offered here" in update[page.notice]["value"]
 
 
@@ -231,3 +232,55 @@ def test_a_port_in_use_is_one_line(address):
     ):
         pass
     assert "\n" not in str(error.value)
+    assert "in use" in str(error.value) and "GRADIO" not in str(error.value) and "launch" not in str(error.value)
+
+
+def test_a_model_that_does_not_exist_stops_the_command_before_it_serves():
+    from finercam.app.serve import serving
+    from finercam.errors import FinerCAMError
+
+    with pytest.raises(FinerCAMError, match="nope/x"), serving(models=["nope/x"]):
+        pass
+
+
+def test_only_requests_under_its_own_name_are_answered(address):
+    import http.client
+
+    where = urlsplit(address)
+
+    def status(**headers):
+        connection = http.client.HTTPConnection(where.hostname, where.port, timeout=30)
+        connection.request("GET", "/config", headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Access-Control-Allow-Credentials")
+
+    assert status()[0] == 200
+    assert status(Host="evil.example")[0] == 403
+    # a page that is served at another port of this machine
+    assert status(Origin="http://localhost:9999") == (403, None)
+    assert status(Origin=f"http://{where.netloc}")[0] == 200
+
+
+def test_each_choice_is_asked_once_and_none_is_lost(opened, monkeypatch):
+    import time
+
+    from finercam.app import asking
+
+    switch, calls = asking.switch, []
+
+    def slow(asked, method):
+        calls.append(method)
+        time.sleep(1.5)  # as long as a score method takes
+        return switch(asked, method)
+
+    monkeypatch.setattr(asking, "switch", slow)
+    page = opened(viewport={"width": 1280, "height": 900})
+    for method in ("layercam", "hirescam"):  # the second one while the first is being answered
+        page.locator("#method input").click()
+        page.get_by_role("option", name=method, exact=True).click()
+    page.locator("#rivals label").nth(2).click()  # and a rival, too
+    page.wait_for_function("() => document.querySelectorAll('#headline .against').length === 2")
+    wait(page, "#told", "HiResCAM at")
+    assert calls == ["layercam", "hirescam"]
+    assert page.locator("#method input").input_value() == "hirescam"
+    assert page.locator("#rivals input:checked").count() == 2

@@ -17,7 +17,7 @@ EIGHT_BITS = 0.5 / 127 + 1e-4
 
 def page(answer, rivals=9, methods=None):
     apart = with_rivals(answer, rivals)
-    return page_of(answer, Apart.of(apart, rivals), apart, methods).data
+    return page_of(answer, Apart.of(apart, rivals), apart, methods)
 
 
 def entry(data, name):

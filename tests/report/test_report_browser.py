@@ -8,6 +8,8 @@ import torch
 
 from finercam import FinerCAM
 from finercam.report import write_report
+from finercam.view.drawn import drawn as view_drawn
+from finercam.view.drawn import drawn_signed, strength_of
 
 pytest.importorskip("playwright.sync_api", reason="no playwright: the report's browser tests are left out")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -111,10 +113,76 @@ def test_the_first_answer_is_python_s_and_is_drawn(opened, file, answer):
         return [canvas.width, canvas.height, ...Array.from(data)]
     }""")
     alpha = np.array(pixels[2:]).reshape(pixels[1], pixels[0], 4)[..., 3]
-    maps = answer[0].maps[0].numpy()
+    maps = view_drawn(answer[0]).numpy()
     assert alpha.shape == maps.shape
     assert np.abs(alpha / 255 - 0.72 * maps**0.8).max() < 0.02  # as opaque as view/colours.py makes pictures
     assert not alpha[maps == 0].any() or alpha[maps == 0].max() == 0
+
+
+def test_strength_is_python_s_and_a_weak_map_is_drawn_weak(opened, file, answer):
+    page = opened(file, "#/1")
+    steps = [(picture, round(0.05 * step, 2)) for picture in range(3) for step in range(12, 41)]
+    dimmed = [at for at in steps if 0.1 < strength_of(answer[at[0]].ask(gamma=at[1])).brightness < 1]
+    for picture, gamma in [*steps[:1], *dimmed[:2], *dimmed[-1:]]:
+        page.evaluate("([picture, g]) => { location.hash = `#/${picture + 1}?g=${g}` }", [picture, gamma])
+        page.wait_for_function("(p) => window.finercam.state().picture === p", arg=picture)
+        frame(page)
+        held = strength_of(answer[picture].ask(gamma=gamma))
+        found = page.evaluate("() => window.finercam.strength()")
+        assert found["share"] == pytest.approx(held.share, abs=2e-3)
+        assert found["relative"] == pytest.approx(held.relative, abs=2e-3)
+        assert page.locator("#strength").inner_text() == (held.words if held.positive else "")
+        alphas = page.locator(
+            "#map"
+        ).evaluate("""(canvas) =>
+            Math.max(...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((_, i) => i % 4 === 3))""")
+        assert alphas / 255 == pytest.approx(0.72 * held.brightness**0.8, abs=0.02)
+    assert dimmed  # else nothing was tested
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_does_not_jump_when_a_title_wraps(opened, file, width):
+    page = opened(file, "#/1", viewport={"width": width, "height": 850})
+    tops = set()
+    for rivals in ([1], [1, 2, 3, 4], []):  # one of the names has 300 letters
+        page.evaluate("(rivals) => window.finercam.set({ rivals })", rivals)
+        frame(page)
+        tops.add((page.locator("#stage").bounding_box()["y"], page.locator("#gamma").bounding_box()["y"]))
+    assert len(tops) == 1
+
+
+def test_plain_and_finer_side_by_side_and_views_above_the_rivals_on_a_phone(opened, file, answer):
+    for width in (390, 1440, 2200):
+        page = opened(file, "#/1", viewport={"width": width, "height": 900})
+        plain, finer = (page.locator(name).bounding_box() for name in ("#plain-map", "#map"))
+        assert plain["y"] == finer["y"] and plain["x"] + plain["width"] <= finer["x"]
+        assert page.locator("#modes").bounding_box()["y"] > finer["y"]
+        if width == 390:
+            assert page.locator("#modes").bounding_box()["y"] < page.locator("#rivals").bounding_box()["y"]
+        else:  # most of a wide screen is used
+            right = page.locator(".ask").bounding_box()
+            assert right["x"] + right["width"] - plain["x"] > 0.75 * width
+    alpha = page.locator(
+        "#plain-map"
+    ).evaluate("""(canvas) =>
+        Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data).filter((_, i) => i % 4 === 3)""")
+    expected = 0.72 * view_drawn(answer[0].plain).numpy() ** 0.8
+    assert np.abs(np.array(alpha).reshape(60, 84) / 255 - expected).max() < 0.02
+
+
+def test_a_saved_picture_carries_question_maps_and_legend(opened, file, tmp_path):
+    from PIL import Image
+
+    page = opened(file, "#/1")
+    with page.expect_download() as download:
+        page.keyboard.press("s")
+    download.value.save_as(tmp_path / "saved.png")
+    assert download.value.suggested_filename == "map-1.png"
+    saved = np.asarray(Image.open(tmp_path / "saved.png").convert("RGB")).astype(int)
+    assert saved.shape[1] > 1000 and saved.shape[0] > 500
+    head, foot = saved[28:60], saved[-40:-14]  # the question above, how it was made below
+    assert (head < 100).all(-1).any() and (foot < 140).all(-1).any()
+    assert (saved[-120:-60].max(-1) - saved[-120:-60].min(-1)).max() > 60  # the legend's colours
 
 
 def test_slider_rivals_and_reverse_equal_ask(opened, file, answer):
@@ -237,7 +305,7 @@ def test_signed_view_is_symmetric_and_contour_draws_lines(opened, file, answer):
     colours = page.locator("#map").evaluate("""(canvas) =>
         Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data)""")
     rgba = np.array(colours).reshape(60, 84, 4)
-    signed = answer[0].ask(gamma=1.0).signed_maps[0].numpy()
+    signed = drawn_signed(answer[0].ask(gamma=1.0)).numpy()
     strong = np.abs(signed) > 0.3
     assert (rgba[strong & (signed > 0)][:, 0] > rgba[strong & (signed > 0)][:, 2]).all()
     assert (rgba[strong & (signed < 0)][:, 2] > rgba[strong & (signed < 0)][:, 0]).all()

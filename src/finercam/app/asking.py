@@ -15,9 +15,9 @@ from finercam.app.opened import ONE_AT_A_TIME, RIVALS, Opened, explainer
 from finercam.core.references import NONE
 from finercam.data.fieldguide import Fieldguide
 from finercam.errors import FinerCAMError
-from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
 from finercam.names import label
+from finercam.text import short_names
 from finercam.view.shown import shown
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Picture",
     "ask",
     "birds",
+    "first_picture",
     "gallery",
     "look",
     "pick",
@@ -83,7 +84,9 @@ class Asked:
         return self.answer.logits.shape[1]
 
     def name(self, index: int) -> str:
-        return label(index, self.answer.class_names)
+        """The name to show for a class, as in the panel and the report."""
+        names = self.answer.class_names
+        return label(index, None) if names is None else short_names(names)[index]
 
     def probability(self, index: int) -> float:
         return float(self.answer.probabilities[0, index])
@@ -104,6 +107,16 @@ def gallery() -> tuple[Picture, ...]:
     """
     painted = birds()
     return tuple(Picture(painted.image(i), painted.classes[painted.label(i)], i) for i in range(GALLERY))
+
+
+def first_picture(opened: Opened, pictures: Sequence[Picture]) -> tuple[Picture, bool]:
+    """The picture to open on, and whether the model knows it: a photo that was given, or a bird of one of its classes."""
+    if not opened.by_words and pictures[0].bird is None:
+        return pictures[0], True
+    painted = [picture for picture in pictures if picture.bird is not None]
+    usual = painted[5]
+    known = [p for p in (usual, *painted) if opened.by_words or p.name in (opened.class_names or ())]
+    return (known[0], True) if known else (usual, False)
 
 
 def look(
@@ -135,7 +148,7 @@ def look(
         if opened.by_words:
             answer = explain(pixels, target=0, against=[len(texts) - 1], gamma=gamma, weights=weights)
         else:
-            explain = _picking(explain, strategy, count)
+            explain = explain.with_settings(references=strategy, num_references=int(count))
             answer = explain(pixels, gamma=gamma, weights=weights)
     photo = shown(answer, picture.image, opened.preprocess)[0]
     return Asked(picture, opened, answer, photo, texts, perf_counter() - began, True)
@@ -149,7 +162,7 @@ def ask(
     gamma: float | None = None,
     weights: str | None = None,
 ) -> Asked:
-    """Ask about the same picture again; a new target has its rivals picked anew where none are given.
+    """Ask about the same picture again; for a new target without rivals the strategy picks them again.
 
     The model runs only for classes that were not kept. No rival at all asks for the plain map.
     """
@@ -161,21 +174,22 @@ def ask(
 
 
 def pick(asked: Asked, strategy: str, count: int) -> Asked:
-    """Hold the same target against the rivals that a strategy picks."""
+    """Compare the same target with the rivals that a strategy picks."""
 
     def again(answer: Explanation) -> Explanation:
-        assert isinstance(answer.backend, FinerCAM)
-        backend = _picking(answer.backend, strategy, count)
-        bound = backend.question.changed(target=answer.target).bind(1, answer.logits.shape[1])
-        _, found = bound.resolve(answer.logits, backend.head_rows(answer.logits.shape[1]))
-        picked = replace(answer, backend=backend, question=backend.question).ask(against=found.ids)
-        return replace(picked, strategy=strategy)
+        assert answer.backend is not None
+        question = answer.question.changed(references=strategy, num_references=int(count))
+        rows, logits = answer.backend.head_rows(asked.classes), answer.logits
+        _, found = question.changed(target=answer.target).bind(1, asked.classes).resolve(logits, rows)
+        return replace(answer.ask(against=found.ids), strategy=strategy, question=question)
 
     return _asked(asked, again)
 
 
 def switch(asked: Asked, method: str) -> Asked:
-    """The same question by another method; the model runs only where that method gathers other evidence."""
+    """The same question by another method; the model runs only where that method reads other evidence."""
+    if method == asked.answer.method:
+        return asked
     return _asked(asked, lambda answer: answer.ask(method=method), asked.alone)
 
 
@@ -219,10 +233,3 @@ def _asked(asked: Asked, question: Callable[[Explanation], Explanation], alone: 
         answer = question(asked.answer)
     ran = answer.seen is not asked.answer.seen
     return replace(asked, answer=answer, seconds=perf_counter() - began, ran=ran, alone=alone)
-
-
-def _picking(explain: FinerCAM, strategy: str, count: int) -> FinerCAM:
-    """The same explainer, with another way to pick references."""
-    if strategy not in STRATEGIES:
-        raise FinerCAMError(f"references={strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    return explain.with_settings(references=strategy, num_references=max(1, int(count)))

@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.themes import Base
+from PIL import Image
 
 from finercam import methods
 from finercam.app import asking, views
@@ -21,6 +22,7 @@ from finercam.app.files import KINDS
 from finercam.app.opened import Opened, model_choices, open_model, read_texts
 from finercam.errors import FinerCAMError
 from finercam.images import read_image
+from finercam.view.drawn import VIEWS
 
 __all__ = ["MAX_BYTES", "Page", "asset", "theme"]
 
@@ -28,8 +30,11 @@ MAX_BYTES, MAX_PIXELS = 20_000_000, 32_000_000
 """Largest upload, on the disk and decoded."""
 
 KEPT_SECONDS = 1800
-"""How long an idle visitor's picture stays in memory."""
+"""How long the picture of an idle visitor stays in memory."""
 
+UNKNOWN = (
+    "This model does not know the painted birds: its answer to this one says little. Choose a photo of your own."
+)
 TEXTS = "red crest, white wing bars, massive beak, bird"
 SAVE = """() => {
     const save = () => document.querySelector("#save a, #save button, button#save, a#save")?.click()
@@ -42,12 +47,21 @@ Update = dict[Any, Any]
 class Page:
     """The page's parts and what happens between them; `blocks` is gradio's.
 
-    `models` are offered besides the built-in ones. Only where `typed` can visitors name any other model: it may be a
-    folder of this machine, or a download. `folder` is where files to take along are written, for a minute.
+    `models` are offered besides the built-in ones, and `photos`, files, before the built-in pictures. Only where
+    `typed` can visitors name any other model: it may be a folder of this machine, or a download. `folder` is where
+    files to download are written, for a minute.
     """
 
-    def __init__(self, models: Sequence[str] = (), typed: bool = True, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[str] = (),
+        typed: bool = True,
+        folder: Path | None = None,
+        photos: Sequence[Path] = (),
+    ) -> None:
         self.models = model_choices(models)
+        given = [Picture(read_image(path, max_pixels=MAX_PIXELS), path.name) for path in photos]
+        self.pictures = [*given, *asking.gallery()]
         self.typed = typed
         self.folder = Path(tempfile.gettempdir()) if folder is None else folder
         with gr.Blocks(
@@ -70,7 +84,7 @@ class Page:
                 elem_id="drop",
             )  # fmt: skip
             self.gallery = gr.Gallery(
-                [(one.image, one.name) for one in asking.gallery()], label="Built-in pictures", show_label=False,
+                [(_small(one.image), one.name) for one in self.pictures], label="Pictures", show_label=False,
                 columns=12, rows=1, height=100, allow_preview=False, object_fit="cover", interactive=False, buttons=[],
                 format="png", scale=5, min_width=280, elem_id="gallery", container=False,
             )  # fmt: skip
@@ -86,7 +100,7 @@ class Page:
                     elem_id="gamma",
                 )  # fmt: skip
                 self.view = gr.Radio(
-                    [(view.capitalize(), view) for view in views.VIEWS], value="overlay", show_label=False,
+                    [(view.capitalize(), view) for view in VIEWS], value="overlay", show_label=False,
                     label="View", container=False, elem_id="view",
                 )  # fmt: skip
                 self.told = gr.HTML(elem_id="told")
@@ -172,8 +186,10 @@ class Page:
         def on(
             trigger: Callable[..., Any], act: Callable[..., Update], given: list[Any], seen: list[Any], **more: Any
         ):
-            more = {"show_progress": "hidden", "api_visibility": "private", **more}
-            return trigger(self._told(act), given, seen, **more)
+            # every choice is answered, one after another, from the state that the one before left
+            one_queue = {"trigger_mode": "multiple", "concurrency_id": "questions", "concurrency_limit": 1}
+            more = {"show_progress": "hidden", "api_visibility": "private", **one_queue, **more}
+            return trigger(self._safe(act), given, seen, **more)
 
         slow = {"show_progress": "minimal", "show_progress_on": [self.finer]}
         on(self.blocks.load, self._start, setting, everything, **slow)
@@ -181,24 +197,24 @@ class Page:
         on(self.upload.upload, self._upload, [self.upload, *setting], everything, **slow)
         for trigger in (self.model.input, self.texts.submit):
             on(trigger, self._again, [self.asked, *setting], everything, **slow)
-        on(self.method.input, self._method, [self.asked, self.method, self.view], [*some, self.method], **slow)
-        quick = {"trigger_mode": "always_last"}
-        on(self.target.input, self._target, [self.asked, self.target, self.view], some, **quick)
-        on(self.rivals.input, self._rivals, [self.asked, self.rivals, self.view], some, **quick)
-        on(self.other.input, self._other, [self.asked, self.other, self.view], [*some, self.other], **quick)
-        on(self.reverse.click, self._reverse, [self.asked, self.view], some, **quick)
-        for trigger in (self.strategy.input, self.count.input):
-            on(trigger, self._pick, [self.asked, self.strategy, self.count, self.view], some, **quick)
-        on(self.weights.input, self._weights, [self.asked, self.weights, self.view], some, **quick)
+        on(self.method.select, self._method, [self.asked, self.method, self.view], [*some, self.method], **slow)
+        on(self.target.select, self._target, [self.asked, self.target, self.view], some)
+        on(self.rivals.input, self._rivals, [self.asked, self.rivals, self.view], some)
+        on(self.other.select, self._other, [self.asked, self.other, self.view], [*some, self.other])
+        on(self.reverse.click, self._reverse, [self.asked, self.view], some)
+        for trigger in (self.strategy.select, self.count.select):
+            on(trigger, self._pick, [self.asked, self.strategy, self.count, self.view], some)
+        on(self.weights.select, self._weights, [self.asked, self.weights, self.view], some)
+        dragged = {"trigger_mode": "always_last"}
         moved = [self.asked, self.notice, self.finer, self.told]
-        on(self.gamma.input, self._gamma, [self.asked, self.gamma, self.view], moved, **quick)
-        on(self.view.input, self._view, [self.asked, self.view], [self.notice, self.plain, self.finer], **quick)
+        on(self.gamma.input, self._gamma, [self.asked, self.gamma, self.view], moved, **dragged)
+        on(self.view.input, self._view, [self.asked, self.view], [self.notice, self.plain, self.finer], **dragged)
         for kind, button in self.buttons.items():
             made = on(button.click, self._file(kind), [self.asked], [self.notice, self.file], show_progress="minimal")
             made.success(None, js=SAVE)
 
-    def _told(self, act: Callable[..., Update]) -> Callable[..., Update]:
-        """The same, but what the visitor can mend becomes one line on the page, and nothing else changes."""
+    def _safe(self, act: Callable[..., Update]) -> Callable[..., Update]:
+        """The same, but an error that the visitor can fix becomes one line on the page, and nothing else changes."""
 
         @wraps(act)
         def safe(*given: Any) -> Update:
@@ -210,10 +226,15 @@ class Page:
         return safe
 
     def _start(self, *setting: Any) -> Update:
-        return self._look(asking.gallery()[5], *setting, usual=True)
+        opened = self._opened(setting[0])
+        first, known = asking.first_picture(opened, self.pictures)
+        update = self._look(first, *setting, usual=True)
+        if known:
+            return update
+        return {**update, self.notice: gr.update(value=views.notice(UNKNOWN), visible=True)}
 
     def _gallery(self, chosen: gr.SelectData, *setting: Any) -> Update:
-        return self._look(asking.gallery()[chosen.index], *setting)
+        return self._look(self.pictures[chosen.index], *setting)
 
     def _upload(self, file: str | None, *setting: Any) -> Update:
         if file is None:
@@ -225,7 +246,7 @@ class Page:
             image = read_image(path, max_pixels=MAX_PIXELS)
             return {**self._look(Picture(image, path.name), *setting), self.upload: None}
         except FinerCAMError as error:
-            # the name alone: where it lay here is nobody's business
+            # the name alone: the path on this machine is private
             line = views.notice(str(error).replace(str(path), path.name))
             return {self.notice: gr.update(value=line, visible=True), self.upload: None}
         finally:
@@ -238,7 +259,7 @@ class Page:
 
     def _opened(self, model: str | None) -> Opened:
         if not self.typed and model not in self.models:
-            raise FinerCAMError(f"model {model!r} is not offered here; choose one of the list")
+            raise FinerCAMError(f"model {model!r} is not offered here; choose one from the list")
         return open_model(str(model or ""))
 
     def _look(
@@ -254,7 +275,14 @@ class Page:
         return self._fresh(asked, view)
 
     def _method(self, asked: Asked | None, method: str, view: str) -> Update:
-        return self._shown(asking.switch(_there(asked), method), view)
+        asked = _there(asked)
+        try:
+            return self._shown(asking.switch(asked, method), view)
+        except FinerCAMError as error:  # the menu goes back to the method of the map
+            return {
+                self.method: asked.answer.method,
+                self.notice: gr.update(value=views.notice(str(error)), visible=True),
+            }
 
     def _target(self, asked: Asked | None, target: int | None, view: str) -> Update:
         asked = _there(asked)
@@ -326,17 +354,20 @@ def asset(name: str) -> str:
 
 
 def _methods(by_words: bool) -> list[str]:
-    """The methods that fit: some need the towers of an image–text model."""
-    names = methods.names()
-    only_words = [name for name in names if methods.get(name).needs_text]
-    return [*only_words, *(n for n in names if n not in only_words)] if by_words else [
-        name for name in names if name not in only_words
-    ]  # fmt: skip
+    """The methods that fit: some need the towers of an image–text model, and are offered first for one."""
+    fitting = [name for name in methods.names() if by_words or not methods.get(name).needs_text]
+    return sorted(fitting, key=lambda name: not methods.get(name).needs_text)
+
+
+def _small(image: Image.Image) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((256, 256))
+    return small
 
 
 def _there(asked: Asked | None) -> Asked:
     if asked is None:
-        raise FinerCAMError("there is no picture any more; choose one")
+        raise FinerCAMError("the picture is no longer in memory; choose one")
     return asked
 
 

@@ -10,46 +10,58 @@ import numpy as np
 from PIL import Image
 
 from finercam.app.asking import Asked, rivals, truth
-from finercam.explanation import Explanation
 from finercam.text import literal, percent
-from finercam.view.blend import contour, overlay, signed
+from finercam.view.drawn import picture, strength_of
+from finercam.view.sheet import colour_ramp
 
-__all__ = ["VIEWS", "choices", "drawn", "finer", "headline", "notice", "pixels", "plain", "short", "told"]
-
-VIEWS = ("overlay", "contour", "signed", "photo")
-MUTE = 0.6
-"""How much of its own colour the photo loses under a map."""
+__all__ = ["choices", "finer", "headline", "notice", "pixels", "plain", "ramp_styles", "short", "told"]
 
 SHORT = 90
 """Letters of a class name that a list shows."""
 
 
-def drawn(asked: Asked, answer: Explanation, view: str) -> Image.Image:
-    """One answer on the photo: tinted, with lines, signed, or the photo alone."""
-    if view == "photo":
-        return Image.fromarray(asked.photo)
-    if view == "signed":
-        return signed(asked.photo, answer.signed_maps[0], mute=MUTE)
-    if view == "contour":
-        return contour(asked.photo, answer.maps[0])
-    return overlay(asked.photo, answer.maps[0], mute=MUTE)
-
-
 def plain(asked: Asked, view: str = "overlay") -> str:
     """The picture of the plain method: what speaks for the target at all."""
-    image = drawn(asked, asked.answer.plain, view)
-    return _figure(image, "Plain", f"what speaks for {_named(asked, asked.target)}")
+    caption = f"what speaks for {_named(asked, asked.target)}"
+    return _figure(picture(asked.photo, asked.answer.plain, view), "Plain", caption)
 
 
 def finer(asked: Asked, view: str = "overlay") -> str:
-    """The picture of the contrast: what speaks for the target rather than its rivals."""
-    image = drawn(asked, asked.shown, view)
+    """The picture of the contrast, with its strength: what speaks for the target rather than its rivals."""
+    image = picture(asked.photo, asked.shown, view)
     if not asked.against:
-        return _figure(image, "Finer", "choose a rival to hold it against")
+        return _figure(image, "Finer", "choose a rival", more=_legend(asked, view, weak=False))
     c, d = _named(asked, asked.target), _several(asked)
-    blank = view != "photo" and not bool((asked.answer.maps[0] > 0).any())
-    note = f"Nothing speaks for {c} against {d} at γ = {float(asked.answer.gamma[0]):.2f}." if blank else ""
-    return _figure(image, "Finer", f"{c} rather than {d}", note)
+    gamma, held = float(asked.answer.gamma[0]), strength_of(asked.answer)
+    if held.positive == 0:
+        strength, note = "", "" if view == "photo" else f"Nothing speaks for {c} against {d} at γ = {gamma:.2f}."
+    else:
+        strength, note = held.words if gamma > 0 else "the plain map", ""
+    kind = "strength weak" if held.weak else "strength"
+    legend = f'<p class="{kind}">{escape(strength)}</p>{_legend(asked, view, held.weak)}'
+    return _figure(image, "Finer", f"{c} rather than {d}", note, legend)
+
+
+def _legend(asked: Asked, view: str, weak: bool) -> str:
+    """The colours with what their ends mean, as in the panel."""
+    if view == "photo":
+        return ""
+    low, high = "no evidence", "peak of a clear map" if weak else "peak"
+    if view == "signed":
+        low, high = (_several(asked) if asked.against else "against"), _named(asked, asked.target)
+    kind = "signed ramp" if view == "signed" else "ramp"
+    return f'<p class="legend"><span>{low}</span><i class="{kind}"></i><span>{high}</span></p>'
+
+
+def ramp_styles() -> str:
+    """The legend's colours as CSS."""
+
+    def rule(selector: str, signed: bool) -> str:
+        colours = np.rint(255 * colour_ramp(signed)[0, ::15]).astype(int).tolist()
+        stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colours)
+        return f"{selector} {{ background-image: linear-gradient(90deg, {stops}); }}\n"
+
+    return rule(".ramp", False) + rule(".ramp.signed", True)
 
 
 def headline(asked: Asked) -> str:
@@ -74,9 +86,14 @@ def told(asked: Asked) -> str:
     """How the answer was made, and how good it is where that is known."""
     answer = asked.answer
     height, width = answer.signed.shape[-2:]
-    how = "the model ran once" if asked.ran else "from what was kept, without a run of the model"
+    how = "from the kept evidence, without a run of the model"
+    if asked.ran:
+        often = answer.question.method.evidence == "channels"
+        how = "the model ran once for each channel used" if often else "the model ran once"
     took = f"{1000 * asked.seconds:.0f} ms" if asked.seconds < 1 else f"{asked.seconds:.1f} s"
-    lines = [f"{escape(answer.method)} at {escape(', '.join(answer.layers))} ({height}×{width}) · {took}, {how}"]
+    lines = [
+        f"{escape(answer.question.method.label)} at {escape(', '.join(answer.layers))} ({height}×{width}) · {took}, {how}"
+    ]
     known = truth(asked)
     if known is not None:
         plain, finer, parts = known
@@ -104,11 +121,11 @@ def short(name: str) -> str:
     return name if len(name) <= SHORT else name[: SHORT - 1] + "…"
 
 
-def _figure(image: Image.Image, title: str, caption: str, note: str = "") -> str:
-    told = f'<span class="note">{note}</span>' if note else ""
+def _figure(image: Image.Image, title: str, caption: str, note: str = "", more: str = "") -> str:
+    over = f'<span class="note">{note}</span>' if note else ""
     return (
-        f'<figure><div class="frame"><img alt="{title}: {caption}" src="{_uri(image)}">{told}</div>'
-        f"<figcaption><b>{title}</b> {caption}</figcaption></figure>"
+        f"<figure><figcaption><b>{title}</b>: {caption}</figcaption>"
+        f'<div class="frame"><img alt="{title}: {caption}" src="{_uri(image)}">{over}</div>{more}</figure>'
     )
 
 

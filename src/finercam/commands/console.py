@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from finercam.text import literal
@@ -28,16 +29,20 @@ def complain(message: object, console: Console | None = None) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table whose cells are literal text: class and file names can't style it, nor steer the terminal."""
+    """A table whose cells are literal text: class and file names can't style it, nor steer the terminal.
+
+    The lines of a cell stay beside those of the other cells of its row, also where a long name is folded.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", row_styles=["", "dim"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("\n".join(literal(line) for line in cell.split("\n"))) for cell in row))
+    for number, row in enumerate(rows):
+        for lines in zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+            table.add_row(*(Text(literal(line)) for line in lines), style="dim" if number % 2 else "")
     console = Console(highlight=False)
     if not console.is_terminal:  # a pipe has no edge to fold at
         console.width = 200

@@ -131,7 +131,9 @@ def arrays(answer: Explanation) -> dict[str, np.ndarray]:
 
 def describe(answer: Explanation) -> dict[str, Any]:
     """What `explanations.json` says of one image: question, prediction and setting, in plain values."""
-    blank = not bool((answer.maps[0] > 0).any())
+    from finercam.view.drawn import strength_of
+
+    blank, held = not bool((answer.maps[0] > 0).any()), strength_of(answer)
     return {
         "prediction": _class(answer, int(answer.logits[0].argmax())),
         "target": _class(answer, int(answer.target[0])),
@@ -149,6 +151,7 @@ def describe(answer: Explanation) -> dict[str, Any]:
         "input_size": list(answer.image_size),
         "map_size": list(answer.signed.shape[-2:]),
         "nothing_speaks_for_target": blank,
+        "evidence": {"of_plain_map": held.relative, "of_both_sides": held.share, "weak": held.weak},
     }
 
 

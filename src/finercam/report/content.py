@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ from finercam.core.references import NONE
 from finercam.explanation import Explanation
 from finercam.methods import Method
 from finercam.methods import get as get_method
-from finercam.names import label
 from finercam.report.classes import Apart, similarities
 from finercam.report.classmaps import ASKED, GAMMAS, Question, grid, linear, linear_length
 from finercam.report.pack import packed_length, unpack
 
-__all__ = ["BUDGET", "Content", "page_of"]
+__all__ = ["BUDGET", "page_of"]
 
 BUDGET = 140_000
 """Characters of one image's maps and numbers beyond the photo."""
@@ -27,16 +25,12 @@ FREE = ("gradcam", "hirescam", "xgradcam", "layercam")
 """Methods offered besides the asked one where its evidence serves them too."""
 
 
-@dataclass(frozen=True)
-class Content:
-    """One image: `data` for its page, and the ids of the classes in it, the target first."""
+def page_of(
+    answer: Explanation, apart: Apart, rivals_from: Explanation, methods: Sequence[str] | None
+) -> dict[str, Any]:
+    """The page's data of one image, from its explanation and from the evidence `apart` of its classes.
 
-    data: dict[str, Any]
-    classes: list[int]
-
-
-def page_of(answer: Explanation, apart: Apart, rivals_from: Explanation, methods: Sequence[str] | None) -> Content:
-    """The page of one image, from its explanation and from the evidence `apart` of its classes.
+    Class names are left to the caller: "askedNames" holds class ids, and an entry of "classes" an "id".
 
     Kept within BUDGET by leaving out other methods first, then precision, then rivals; the target, the asked
     references and the asked method always stay.
@@ -49,27 +43,23 @@ def page_of(answer: Explanation, apart: Apart, rivals_from: Explanation, methods
         and set(asked) <= set(classes)
         and (answer.contrast.weights != "orthogonal" or len(apart.views) == 1)
     )
-    names = answer.class_names
     logits = answer.logits[0].double().cpu()
-    return Content(
-        {
-            "size": list(answer.image_size),
-            "classes": [{"id": k, "name": label(k, names)} for k in classes],
-            "logits": logits[classes].tolist(),
-            "probabilities": logits.softmax(0)[classes].tolist(),
-            "similarity": similarities(rivals_from, classes),
-            "asked": [classes.index(d) for d in asked] if composable else ASKED,
-            "askedNames": [label(d, names) for d in asked[:12]],
-            "askedCount": len(asked),
-            "gamma": round(float(answer.gamma[0]), 6),
-            "weights": answer.contrast.weights,
-            "fusion": answer.question.fusion,
-            "layers": list(answer.layers),
-            "views": len(answer.seen),
-            "methods": _shown(answer, apart, _offered(answer, methods), composable),
-        },
-        classes,
-    )
+    return {
+        "size": list(answer.image_size),
+        "classes": [{"id": k} for k in classes],
+        "logits": logits[classes].tolist(),
+        "probabilities": logits.softmax(0)[classes].tolist(),
+        "similarity": similarities(rivals_from, classes),
+        "asked": [classes.index(d) for d in asked] if composable else ASKED,
+        "askedNames": asked[:12],
+        "askedCount": len(asked),
+        "gamma": round(float(answer.gamma[0]), 6),
+        "weights": answer.contrast.weights,
+        "fusion": answer.question.fusion,
+        "layers": list(answer.layers),
+        "views": len(answer.seen),
+        "methods": _shown(answer, apart, _offered(answer, methods), composable),
+    }
 
 
 def _shown(answer: Explanation, apart: Apart, offered: list[Method], composable: bool) -> list[dict[str, Any]]:

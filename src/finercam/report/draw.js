@@ -3,7 +3,6 @@
 const LEVELS = [0.25, 0.5, 0.75];
 const [LINE, EDGE] = [1.1, 2.2]; // half the width of a line and of its dark edge, in pixels of the drawing
 const EDGE_COLOUR = [10, 5, 20];
-const VEIL = 0x38000000; // black, lightly over the photo, so that lines stand out
 const LONGEST = 560; // pixels drawn along the longer side; the numbers are of the full size all the same
 
 function colourTables(colours) {
@@ -15,18 +14,7 @@ function colourTables(colours) {
 }
 
 // RGBA words for 256 steps of evidence in [0, 1], or 511 steps of signed evidence in [-1, 1].
-function palette(tables, mode, strength) {
-  const key = `${mode} ${strength}`;
-  if (!palettes.has(key)) {
-    if (palettes.size > 20) palettes.clear();
-    palettes.set(key, makePalette(tables, mode === "signed", strength));
-  }
-  return palettes.get(key);
-}
-
-const palettes = new Map();
-
-function makePalette(tables, signed, strength) {
+function palette(tables, signed, strength) {
   const words = new Uint32Array(signed ? 511 : 256);
   const view = new Uint8ClampedArray(words.buffer);
   for (let i = 0; i < words.length; i++) {
@@ -72,7 +60,6 @@ function contours(canvas, map, peak, tables) {
   const [height, width] = [canvas.height, canvas.width];
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  new Uint32Array(image.data.buffer).fill(VEIL);
   if (peak > 0) {
     const [ys, xs] = [once(axes, axis, map.h, height), once(axes, axis, map.w, width)];
     const [row, slope] = [new Float64Array(map.w), new Float64Array(map.w)];
@@ -111,20 +98,24 @@ function slopeRow(map, ys, y, slope, perPixel) {
   for (let x = 0; x < map.w; x++) slope[x] = (map.values[bottom + x] - map.values[top + x]) * perPixel;
 }
 
-function draw(canvas, map, peak, { size, mode, opacity, tables, longest = LONGEST }) {
+// Draws a signed map as bright as its evidence is strong (`strength` of strengthOf).
+function draw(canvas, signed, { size, mode, opacity, tables, strength, longest = LONGEST }) {
   // small pictures are drawn larger for lines, which would else be coarse
   const grown = mode === "contour" ? Math.max(1, LONGEST / Math.max(...size)) : 1;
   const [height, width] = drawingSize(size.map((side) => side * grown), longest);
   if (canvas.height !== height || canvas.width !== width) [canvas.height, canvas.width] = [height, width];
-  if (mode === "contour") contours(canvas, map, peak.positive, tables);
-  else paint(canvas, map, mode === "signed" ? peak.magnitude : peak.positive, mode, palette(tables, mode, opacity));
+  const map = smooth(signed);
+  const peak = peaks(map, size);
+  if (mode === "contour") contours(canvas, map, peak.positive / strength.brightness, tables);
+  else if (mode === "signed") paint(canvas, map, peak.magnitude / strength.signedBrightness, mode, palette(tables, true, opacity));
+  else paint(canvas, map, peak.positive / strength.brightness, mode, palette(tables, false, opacity));
 }
 
 const greys = new Map();
 
-// A picture without its colours, so that blue is the map's and not the bird's; made once, for a filter would be
+// A picture with little of its colours, so that the colours to be seen are the map's; made once, for a filter would be
 // applied again for every frame.
-function greyOf(address) {
+function greyOf(address, mute) {
   if (!greys.has(address)) {
     const image = new Image();
     image.src = address;
@@ -134,6 +125,7 @@ function greyOf(address) {
       const context = sheet.getContext("2d");
       context.drawImage(image, 0, 0);
       context.globalCompositeOperation = "saturation";
+      context.globalAlpha = mute;
       context.fillStyle = "#808080";
       context.fillRect(0, 0, sheet.width, sheet.height);
       return sheet.toDataURL("image/jpeg", 0.92);
@@ -142,10 +134,10 @@ function greyOf(address) {
   return greys.get(address);
 }
 
-// Shows a picture, grey in the signed view; of several wishes the last one counts.
-async function showPicture(image, address, grey) {
+// Shows a picture, muted (0 to 1) under a tint; if it is called again meanwhile, the last call counts.
+async function showPicture(image, address, mute) {
   const wish = Symbol("wish");
   image.wish = wish;
-  const shown = grey ? await greyOf(address) : address;
+  const shown = mute ? await greyOf(address, mute) : address;
   if (image.wish === wish && image.src !== shown) image.src = shown;
 }

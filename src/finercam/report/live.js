@@ -11,7 +11,6 @@ let shown = null; // { map, peak, question } as drawn last
 let held = false; // the plain map, while a key or button is held
 let waiting = null;
 let address = location.hash; // as last read or written
-let twoPart = false;
 
 function pageOf(picture) {
   if (!pages.has(picture)) {
@@ -62,25 +61,37 @@ function remember() {
 function redraw() {
   const began = performance.now();
   const question = { ...state, gamma: held ? 0 : state.gamma };
-  const map = signedMap(page, methodOf(), question);
-  const peak = peaks(map, page.size);
-  shown = { map, peak, question };
-  draw(byId("map"), map, peak, { ...state, size: page.size, tables });
+  shown = answered(question);
+  const look = { ...state, size: page.size, tables };
+  draw(byId("map"), shown.map, { ...look, strength: shown.strength });
+  draw(byId("plain-map"), shown.plain, { ...look, strength: strengthOf(shown.plain, shown.plain, index.weak) });
   for (const mini of document.querySelectorAll("canvas[data-place]")) drawMini(mini, question);
   showGamma(question.gamma);
+  refreshLegend();
   showWords();
   showBubble();
   times.push(performance.now() - began);
   if (times.length > 600) times.shift();
 }
 
-function drawMini(canvas, question) {
-  const map = signedMap(page, methodOf(), { ...question, rivals: [Number(canvas.dataset.place)] });
-  canvas.hidden = map === null;
-  if (!map) return;
-  const mode = state.mode === "signed" ? "signed" : "overlay";
-  draw(canvas, map, peaks(map, page.size), { mode, opacity: 0.8, size: page.size, tables, longest: 48 });
+// The map of a question with its peak and strength; null where it cannot be answered.
+function answered(question) {
+  const map = signedMap(page, methodOf(), question);
+  if (!map) return null;
+  const plain = signedMap(page, methodOf(), { ...question, gamma: 0 });
+  return { map, plain, question, peak: peaks(map, page.size), strength: strengthOf(map, plain, index.weak) };
 }
+
+function drawMini(canvas, question) {
+  const found = answered({ ...question, rivals: [Number(canvas.dataset.place)] });
+  canvas.hidden = found === null;
+  if (!found) return;
+  const mode = state.mode === "signed" ? "signed" : "overlay";
+  draw(canvas, found.map, { mode, opacity: 0.8, size: page.size, tables, strength: found.strength, longest: 48 });
+}
+
+// Tints lie on a muted photo, lines on the photo's own colours.
+const mute = (mode) => (mode === "contour" ? 0 : index.mute);
 
 function showGamma(gamma) {
   const slider = byId("gamma");
@@ -101,7 +112,7 @@ function refreshControls() {
   byId("truth").replaceChildren(...truth(row));
   byId("question").replaceChildren(...sentence());
   byId("target").replaceChildren(
-    nameOf(page.classes[state.target].name, twoPart),
+    nameOf(page.classes[state.target].name),
     element("small", {}, percent(page.probabilities[state.target])),
   );
   refreshRivals(method);
@@ -111,8 +122,7 @@ function refreshControls() {
   for (const radio of document.querySelectorAll("input[name=mode]")) radio.checked = radio.value === state.mode;
   byId("opacity").value = state.opacity;
   byId("opacity").disabled = state.mode === "contour";
-  if (page.photo) showPicture(byId("photo"), page.photo, state.mode === "signed");
-  refreshLegend();
+  if (page.photo) for (const photo of document.querySelectorAll(".stage img")) showPicture(photo, page.photo, mute(state.mode));
   refreshMethods(method);
   refreshAbout(method);
   byId("position").textContent = `${state.picture + 1} / ${index.images.length}`;
@@ -124,7 +134,7 @@ function refreshControls() {
 function truth(row) {
   if (row.wrong === null) return [];
   if (!row.wrong) return [" ", element("span", { class: "badge right" }, "predicted right")];
-  return [" ", element("span", { class: "badge wrong" }, "predicted wrong"), " it is ", nameOf(row.truth, twoPart)];
+  return [" ", element("span", { class: "badge wrong" }, "predicted wrong"), " it is ", nameOf(row.truth)];
 }
 
 function refreshRivals(method) {
@@ -144,11 +154,10 @@ function rivalRow({ name, place }, i, method) {
   const meter = element("span", { class: "meter", "aria-hidden": "true" }, element("i"));
   meter.firstChild.style.width = `${100 * page.probabilities[place]}%`;
   const figures = similar === null ? "" : ` · similarity ${similar.toFixed(2)}`;
-  const thumbnail = index.images[state.picture].thumbnail;
   const mini = element("span", { class: "mini", "aria-hidden": "true" });
-  if (thumbnail) {
+  if (page.photo) {
     mini.append(element("img", { alt: "" }));
-    showPicture(mini.firstChild, thumbnail, state.mode === "signed");
+    showPicture(mini.firstChild, page.photo, index.mute);
   }
   mini.append(element("canvas", { "data-place": place, width: 1, height: 1 }));
   const example = index.examples[name];
@@ -157,7 +166,7 @@ function rivalRow({ name, place }, i, method) {
     "button",
     { type: "button", class: "rival", "data-rival": place, "aria-pressed": String(chosen().includes(place)), disabled: !possible },
     mini,
-    element("span", { class: "text" }, nameOf(name, twoPart), meter, element("small", {}, percent(page.probabilities[place]) + figures)),
+    element("span", { class: "text" }, nameOf(name), meter, element("small", {}, percent(page.probabilities[place]) + figures)),
     element(
       "span", { class: "side" },
       example ? element("img", { class: "example", src: example, alt: "", title: "an example of this class" }) : null,
@@ -200,13 +209,28 @@ function reverse() {
   if (canReverse()) set(reversed(page, { ...state, rivals: chosen() }));
 }
 
+// Names of the legend's two ends, as in the panel.
+function legendEnds(weak = shown.strength.weak) {
+  if (state.mode !== "signed") return ["no evidence", weak ? "peak of a clear map" : "peak"];
+  return [rivalNames().map((name) => short(name, 40)).join(", ") || "against", short(page.classes[state.target].name, 40)];
+}
+
+// The colours as they look on a grey photo, `count` of them.
+function rampColours(count) {
+  const words = palette(tables, state.mode === "signed", 0.8);
+  const bytes = new Uint8Array(words.buffer);
+  return Array.from({ length: count }, (_, i) => {
+    const at = 4 * Math.round((i * (words.length - 1)) / (count - 1));
+    const alpha = bytes[at + 3] / 255;
+    return `rgb(${[0, 1, 2].map((c) => Math.round(alpha * bytes[at + c] + (1 - alpha) * 184)).join(" ")})`;
+  });
+}
+
 function refreshLegend() {
-  const signed = state.mode === "signed";
-  byId("legend-low").textContent = signed ? "for the rivals" : "0";
-  byId("legend-high").textContent = signed ? "for the target" : "peak";
-  const from = signed ? tables.signed : tables.evidence;
-  const stops = Array.from({ length: 17 }, (_, i) => from.slice(3 * 15 * i, 3 * 15 * i + 3)).map((rgb) => `rgb(${rgb.join(" ")})`);
-  byId("ramp").style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
+  const [low, high] = legendEnds();
+  byId("legend-low").textContent = low;
+  byId("legend-high").textContent = high;
+  byId("ramp").style.backgroundImage = `linear-gradient(90deg, ${rampColours(17).join(", ")})`;
 }
 
 function refreshMethods(method) {
@@ -304,7 +328,7 @@ function route() {
   const question = wished(page, wishes);
   const kept = !wishes && page.methods.some((method) => method.name === before.method) ? { method: before.method } : {};
   state = { picture, mode: before.mode, opacity: before.opacity, ...question, ...kept };
-  byId("photo").hidden = page.photo === null;
+  for (const photo of document.querySelectorAll(".stage img")) photo.hidden = page.photo === null;
   byId("one").style.setProperty("--ratio", page.size[1] / page.size[0]);
   for (const store of [axes, extremes]) store.clear();
   set({});
@@ -324,12 +348,7 @@ function hold(on) {
 }
 
 function save() {
-  const canvas = byId("map");
-  const sheet = element("canvas", { width: canvas.width, height: canvas.height });
-  const context = sheet.getContext("2d");
-  if (page.photo) context.drawImage(byId("photo"), 0, 0, sheet.width, sheet.height);
-  context.drawImage(canvas, 0, 0);
-  const link = element("a", { download: `map-${state.picture + 1}.png`, href: sheet.toDataURL("image/png") });
+  const link = element("a", { download: `map-${state.picture + 1}.png`, href: sheetOf().toDataURL("image/png") });
   link.click();
 }
 
@@ -390,9 +409,7 @@ function start() {
   const system = matchMedia("(prefers-color-scheme: dark)");
   setTheme(system.matches ? "dark" : "light");
   system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
-  const all = index.images.flatMap((row) => [row.target, row.predicted, ...row.rivals]);
-  twoPart = all.filter((name) => /^.+?\s*\(.+\)$/.test(name)).length >= 0.8 * all.length;
-  table.build(index, twoPart);
+  table.build(index);
   const on = (id, event, act) => byId(id).addEventListener(event, act);
   on("gamma", "input", () => setGamma(byId("gamma").valueAsNumber));
   on("opacity", "input", () => set({ opacity: byId("opacity").valueAsNumber }, false));
@@ -430,6 +447,7 @@ window.finercam = {
   maps: () => upsample(shown.map, ...page.size).map((value) => (shown.peak.positive > 0 ? Math.max(value, 0) / shown.peak.positive : 0)),
   signed: () => shown.map,
   peak: () => shown.peak,
+  strength: () => shown.strength,
   times: () => times.slice(),
 };
 

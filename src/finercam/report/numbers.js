@@ -173,6 +173,45 @@ function blur(map) {
   return (map.noise || 0) * (1 + 1e-9);
 }
 
+// Up to eight times as fine by quadratic B-splines, as view/drawn.py: no creases that look like stars, and no new extreme.
+function smooth(map) {
+  const finer = Math.min(8, Math.floor(256 / Math.max(map.h, map.w)));
+  if (finer < 2) return map;
+  const [h, w] = [map.h * finer, map.w * finer];
+  const [ys, xs] = [spline(map.h, finer), spline(map.w, finer)];
+  const values = new Float64Array(h * w);
+  const row = new Float64Array(map.w);
+  for (let y = 0; y < h; y++) {
+    row.fill(0);
+    for (const [place, weight] of ys[y]) for (let x = 0; x < map.w; x++) row[x] += weight * map.values[place * map.w + x];
+    for (let x = 0; x < w; x++) for (const [place, weight] of xs[x]) values[y * w + x] += weight * row[place];
+  }
+  return { h, w, values, noise: map.noise };
+}
+
+// For each of n * finer pixels the three nearest of n places and how much they count; those at the edges are repeated.
+function spline(n, finer) {
+  return Array.from({ length: n * finer }, (_, i) => {
+    const at = (i + 0.5) / finer - 0.5;
+    const [middle, t] = [Math.round(at), at - Math.round(at)];
+    const weights = [(0.5 - t) ** 2 / 2, 0.75 - t * t, (0.5 + t) ** 2 / 2];
+    return weights.map((weight, k) => [Math.min(n - 1, Math.max(0, middle + k - 1)), weight]);
+  });
+}
+
+// How much evidence a map holds beside the plain map's and the other side's, as view/strength.py.
+function strengthOf(map, plain, weak) {
+  const sum = (values, sign) => values.reduce((total, value) => total + Math.max(0, sign * value), 0);
+  const ratio = (part, whole) => (whole > 0 ? part / whole : Number(part > 0));
+  const [positive, negative, whole] = [sum(map.values, 1), sum(map.values, -1), sum(plain.values, 1)];
+  const [share, relative] = [ratio(positive, positive + negative), ratio(positive, whole)];
+  const value = Math.min(share, relative, 1);
+  return {
+    share, relative, weak: value < weak,
+    brightness: Math.min(1, value / weak), signedBrightness: Math.min(1, ratio(positive + negative, whole) / weak),
+  };
+}
+
 // Where output pixels fall on n native ones, pixel centres aligned (align_corners=False): two places and a fraction.
 function axis(n, size) {
   const first = new Int32Array(size);

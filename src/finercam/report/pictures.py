@@ -7,48 +7,31 @@ import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from torch import Tensor
+from PIL import Image, ImageOps
 
 from finercam.errors import FinerCAMError
-from finercam.images import FORMATS, Preprocess, read_image
+from finercam.images import FORMATS, Preprocess
+from finercam.view.shown import shown_picture
 
-if TYPE_CHECKING:
-    from PIL import Image
+__all__ = ["THUMBNAIL", "data_uri", "example_of", "example_picture", "seen_by_model"]
 
-__all__ = ["data_uri", "example_of", "seen_by_model"]
-
-THUMBNAIL = 112
+LARGEST, THUMBNAIL = 640, 112
+"""Pixels of the longer side of a page's photo, if the model's own input is not larger, and of a small picture."""
 
 
 def seen_by_model(picture: Any, size: tuple[int, int], preprocess: Preprocess | None) -> Image.Image | None:
-    """One picture at the model's view, `size` (H, W); None where it cannot be shown (not 1 or 3 channels).
+    """The part of one picture that the model sees, at least at the model's `size` (H, W); None for None.
 
-    `picture` is a normalised tensor `(C, H, W)`, or a PIL image, a path or a uint8 array `(H, W, 3)`, which go
-    through `preprocess` first, or are resized where there is none. A tensor without `preprocess` that is not in
-    [0, 1] is shown stretched between its own least and largest value.
+    `picture` is as in `finercam.view.shown.shown_picture`; one that is larger than the model's input is shown at up to
+    LARGEST pixels.
     """
-    from PIL import Image
-
     if picture is None:
         return None
-    if not isinstance(picture, Tensor):
-        opened = _opened(picture)
-        if preprocess is None:
-            return opened.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        picture = preprocess(opened)
-    tensor = picture.detach().float().cpu()
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        return None
-    if preprocess is not None and tensor.shape[0] == 3:
-        return Image.fromarray(np.ascontiguousarray(preprocess.inverse(tensor)))
-    low, high = float(tensor.min()), float(tensor.max())
-    if low < 0 or high > 1:
-        tensor = (tensor - low) / (high - low)
-    pixels = (tensor * 255).round().byte().movedim(0, -1).numpy()
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+    photo = Image.fromarray(shown_picture(picture, preprocess))
+    factor = max(1.0, min(max(photo.size), LARGEST) / max(size))
+    return photo.resize((round(size[1] * factor), round(size[0] * factor)), Image.Resampling.BICUBIC)
 
 
 def data_uri(picture: Image.Image, side: int | None = None, quality: int = 88) -> str:
@@ -64,7 +47,7 @@ def data_uri(picture: Image.Image, side: int | None = None, quality: int = 88) -
 def example_of(name: str, class_id: int, examples: Mapping[Any, Any] | str | os.PathLike[str] | None) -> str | None:
     """A small example picture of a class as a `data:` address, see `example_picture`."""
     found = example_picture(name, class_id, examples)
-    return None if found is None else data_uri(_square(found), THUMBNAIL, 82)
+    return None if found is None else data_uri(ImageOps.fit(found, (min(found.size),) * 2), THUMBNAIL, 82)
 
 
 def example_picture(
@@ -72,7 +55,7 @@ def example_picture(
 ) -> Image.Image | None:
     """An example picture of a class: from a mapping of names or ids to pictures, or a folder of them.
 
-    In a folder, a sub-folder (its first picture by name) or a picture that is called as the class or its id.
+    In a folder, a sub-folder (its first picture by name) or a picture that has the class's name or id.
     """
     if examples is None:
         return None
@@ -80,25 +63,7 @@ def example_picture(
         found = examples.get(name, examples.get(class_id))
     else:
         found = _in_folder(Path(examples), (name, str(class_id)))
-    return None if found is None else _opened(found)
-
-
-def _opened(picture: Any) -> Image.Image:
-    from PIL import Image
-
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    if isinstance(picture, str | os.PathLike):
-        return read_image(picture)
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
-        return Image.fromarray(picture).convert("RGB")
-    raise FinerCAMError(f"a {type(picture).__name__} given as a picture: expected a tensor, a PIL image or a path")
-
-
-def _square(picture: Image.Image) -> Image.Image:
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
+    return None if found is None else Image.fromarray(shown_picture(found))
 
 
 def _in_folder(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from finercam.errors import FinerCAMError
@@ -19,14 +21,17 @@ from finercam.images import Preprocess
 from finercam.io import whole_file
 from finercam.names import class_id, label
 from finercam.report.classes import Apart, with_rivals
-from finercam.report.colours import tables
-from finercam.report.content import Content, page_of
+from finercam.report.content import page_of
 from finercam.report.pictures import THUMBNAIL, data_uri, example_of, seen_by_model
-from finercam.text import literal
+from finercam.text import literal, short_names
+from finercam.view.colours import evidence_colours, opacity, signed_colours
+from finercam.view.drawn import MUTE
+from finercam.view.drawn import picture as draw_picture
+from finercam.view.strength import WEAK
 
 __all__ = ["write_report"]
 
-SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "live.js")
+SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "sheet.js", "live.js")
 
 
 def write_report(
@@ -107,9 +112,10 @@ class _Pages:
         methods: Sequence[str] | None,
     ) -> None:
         self.given = {"names": names, "images": images, "labels": labels}
-        self.preprocess, self.examples, self.rivals, self.methods = preprocess, examples, rivals, methods
+        self.preprocess, self.example_source, self.rivals, self.methods = preprocess, examples, rivals, methods
         self.rows: list[dict[str, Any]] = []
-        self.pictures: dict[str, str] = {}
+        self.examples: dict[str, str] = {}
+        self.latin: dict[str, str] = {}
 
     def of(self, answers: Iterable[Explanation]) -> Iterator[dict[str, Any]]:
         for answer in answers:
@@ -126,46 +132,56 @@ class _Pages:
             self._check(what, len(self.rows), exact=True)
 
     def index(self, title: str) -> dict[str, Any]:
-        return {"title": title, "images": self.rows, "examples": self.pictures, "colours": tables()}
+        more = {"latin": self.latin, "examples": self.examples, "colours": _colours(), "weak": WEAK, "mute": MUTE}
+        return {"title": title, "images": self.rows, **more}
 
     def _page(self, answer: Explanation, apart: Explanation) -> dict[str, Any]:
         at = len(self.rows)
-        content = page_of(answer, Apart.of(apart, self.rivals), apart, self.methods)
+        data = page_of(answer, Apart.of(apart, self.rivals), apart, self.methods)
         picture = self._at("images", at)
         if picture is None and answer.images is not None:
             picture = answer.images[0]
         photo = seen_by_model(picture, answer.image_size, self.preprocess)
-        for entry in content.data["classes"]:
-            entry["name"] = literal(entry["name"])
-            self._example(entry["name"], entry["id"])
-        content.data["askedNames"] = [literal(name) for name in content.data["askedNames"]]
-        content.data["photo"] = None if photo is None else data_uri(photo)
-        self.rows.append(self._row(answer, content, at, None if photo is None else data_uri(photo, THUMBNAIL, 80)))
-        return content.data
+        for entry in data["classes"]:
+            entry["name"] = self._name(answer, entry["id"])
+            self._example(answer, entry)
+        data["askedNames"] = [self._name(answer, d) for d in data["askedNames"]]
+        data["photo"] = None if photo is None else data_uri(photo)
+        thumbnail = None if photo is None else data_uri(_thumbnail(photo, answer), quality=80)
+        self.rows.append(self._row(answer, data, at, thumbnail))
+        return data
 
-    def _row(self, answer: Explanation, content: Content, at: int, thumbnail: str | None) -> dict[str, Any]:
-        names = answer.class_names
+    def _row(self, answer: Explanation, data: dict[str, Any], at: int, thumbnail: str | None) -> dict[str, Any]:
         predicted = int(answer.logits[0].argmax())
         truth = self._at("labels", at)
         if truth is not None:
-            truth = class_id(truth, names, answer.logits.shape[1], "label")
+            truth = class_id(truth, answer.class_names, answer.logits.shape[1], "label")
         return {
             "name": literal(self._at("names", at) or f"picture {at + 1}"),
             "thumbnail": thumbnail,
-            "target": content.data["classes"][0]["name"],
-            "probability": content.data["probabilities"][0],
-            "predicted": literal(label(predicted, names)),
+            "target": data["classes"][0]["name"],
+            "probability": data["probabilities"][0],
+            "predicted": self._name(answer, predicted),
             "confidence": float(answer.probabilities[0, predicted]),
-            "rivals": content.data["askedNames"][:3],
-            "truth": None if truth is None else literal(label(truth, names)),
+            "rivals": data["askedNames"][:3],
+            "truth": None if truth is None else self._name(answer, truth),
             "wrong": None if truth is None else truth != predicted,
         }
 
-    def _example(self, name: str, class_id: int) -> None:
-        if name not in self.pictures:
-            found = example_of(name, class_id, self.examples)
+    def _name(self, answer: Explanation, index: int) -> str:
+        """The name that is shown for a class, as in the panel; what it leaves out is remembered in `latin`."""
+        whole = label(index, answer.class_names)
+        short = whole if answer.class_names is None else short_names(answer.class_names)[index]
+        shown = literal(short)
+        if short != whole:
+            self.latin[shown] = literal(whole.removesuffix(f" ({short})"))
+        return shown
+
+    def _example(self, answer: Explanation, entry: dict[str, Any]) -> None:
+        if entry["name"] not in self.examples:
+            found = example_of(label(entry["id"], answer.class_names), entry["id"], self.example_source)
             if found is not None:
-                self.pictures[name] = found
+                self.examples[entry["name"]] = found
 
     def _at(self, what: str, at: int) -> Any:
         given = self.given[what]
@@ -190,6 +206,26 @@ def _asset(name: str) -> str:
 
 def _hash(content: str) -> str:
     return "sha256-" + b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+
+
+def _thumbnail(photo: Image.Image, answer: Explanation) -> Image.Image:
+    """A small picture of the photo with its map."""
+    small = photo.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return draw_picture(np.asarray(small), answer)
+
+
+def _colours() -> dict[str, str]:
+    """256 RGB colours of evidence in [0, 1] and of signed evidence in [-1, 1], and the opacity of each magnitude."""
+    unit = np.linspace(0, 1, 256)
+    tables = {
+        "evidence": evidence_colours(unit),
+        "signed": signed_colours(2 * unit - 1),
+        "opacity": opacity(unit, 1.0),
+    }
+    return {
+        name: b64encode(np.rint(255 * t).astype(np.uint8).tobytes()).decode("ascii") for name, t in tables.items()
+    }
 
 
 def _write(parts: Iterable[str], file: Path) -> Path:

@@ -4,7 +4,7 @@ function percent(p) {
   const hundred = 100 * p;
   if (hundred > 0 && hundred < 0.1) return "<0.1 %";
   if (hundred > 99.9 && hundred < 100) return ">99.9 %";
-  return hundred > 0 && hundred < 10 ? `${hundred.toFixed(1)} %` : `${Math.round(hundred)} %`;
+  return (hundred > 0 && hundred < 10) || (hundred >= 99 && hundred < 100) ? `${hundred.toFixed(1)} %` : `${Math.round(hundred)} %`;
 }
 
 // All text goes through textContent: nothing in a name can act.
@@ -19,24 +19,19 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// "Genus species (Common Name)": where all names are so, what is in brackets comes first and the rest is small.
-function halves(name, split) {
-  const match = split ? /^(.+?)\s*\((.+)\)$/.exec(name) : null;
-  return match ? [match[2], match[1]] : [name, null];
-}
-
-function nameOf(name, split) {
-  const [main, other] = halves(name, split);
-  const shown = element("span", { class: "name", title: name }, element("bdi", {}, main));
-  if (other) shown.append(" ", element("bdi", { class: "other" }, other));
+// The name of a class as in the panel; what it leaves out, such as the Latin name, is small beside it.
+function nameOf(name) {
+  const latin = index.latin[name];
+  const shown = element("span", { class: "name", title: latin ? `${name} (${latin})` : name }, element("bdi", {}, name));
+  if (latin) shown.append(" ", element("bdi", { class: "other" }, latin));
   return shown;
 }
 
 const table = {
   filter: { text: "", wrong: false, low: false, by: "order", down: false },
 
-  build(index, split) {
-    this.rows = index.images.map((row, at) => ({ ...row, at, element: this.row(row, at, split) }));
+  build(index) {
+    this.rows = index.images.map((row, at) => ({ ...row, at, element: this.row(row, at) }));
     this.body = document.getElementById("rows");
     const on = (id, event, act) => document.getElementById(id).addEventListener(event, act);
     on("search", "input", (event) => this.update({ text: event.target.value }));
@@ -52,15 +47,15 @@ const table = {
     this.update({});
   },
 
-  row(row, at, split) {
+  row(row, at) {
     const link = element("a", { href: `#/${at + 1}`, class: "picture-name" }, element("bdi", {}, row.name));
     const rivals = element("div", { class: "clamp" });
-    row.rivals.forEach((name, i) => rivals.append(i ? ", " : "", nameOf(name, split)));
+    row.rivals.forEach((name, i) => rivals.append(i ? ", " : "", nameOf(name)));
     const verdict = element("div", { class: "clamp" });
-    if (row.wrong === true) verdict.append(element("span", { class: "badge wrong" }, "wrong"), " ", nameOf(row.truth, split));
+    if (row.wrong === true) verdict.append(element("span", { class: "badge wrong" }, "wrong"), " ", nameOf(row.truth));
     if (row.wrong === false) verdict.append(element("span", { class: "badge right" }, "right"));
-    const target = element("td", { class: "target-cell" }, nameOf(row.target, split));
-    if (row.predicted !== row.target) target.append(element("small", { class: "clamp" }, "predicted: ", nameOf(row.predicted, split)));
+    const target = element("td", { class: "target-cell" }, nameOf(row.target));
+    if (row.predicted !== row.target) target.append(element("small", { class: "clamp" }, "predicted: ", nameOf(row.predicted)));
     const picture = row.thumbnail
       ? element("img", { src: row.thumbnail, alt: "", loading: "lazy", width: 56, height: 56 })
       : element("span", { class: "no-photo" });

@@ -5,7 +5,7 @@ function listed(names, last) {
 }
 
 function short(name, length = 90) {
-  const letters = [...halves(name, twoPart)[0]];
+  const letters = [...name];
   return letters.length > length ? `${letters.slice(0, length - 1).join("")}…` : letters.join("");
 }
 
@@ -22,21 +22,32 @@ function bare(name) { // isolates keep a right-to-left name from turning the sen
 }
 
 function showWords() {
-  const { map, peak, question } = shown;
+  const { map, peak, question, strength } = shown;
   const target = bare(page.classes[state.target].name);
   const rivals = rivalNames().slice(0, 6).map(bare);
-  const against = contrasting() && question.gamma > 0 ? ` against ${listed(rivals, "and")}` : "";
+  const asked = contrasting() && question.gamma > 0;
+  const against = asked ? ` against ${listed(rivals, "and")}` : "";
   const none = state.mode === "signed" ? peak.magnitude === 0 : peak.positive === 0;
-  const blank = byId("blank");
   const words = `Nothing speaks for ${target}${against}${against ? ` at γ = ${question.gamma.toFixed(2)}` : ""}.`;
-  if (none && blank.textContent !== words) blank.textContent = words;
+  const blank = byId("blank");
   if (!none) blank.textContent = "";
+  else if (blank.textContent !== words) blank.textContent = words;
   blank.hidden = !none;
+  const held = asked && !none ? strengthWords(strength) : "";
+  byId("strength").textContent = held;
+  byId("strength").classList.toggle("weak", strength.weak);
+  byId("finer-caption").replaceChildren(element("b", {}, asked ? "Finer" : "Plain"), `: ${target}${asked ? ` rather than ${listed(rivals.slice(0, 3), "and")}` : ""}`);
+  byId("plain-caption").replaceChildren(element("b", {}, "Plain"), `: what speaks for ${target}`);
   const where = peak.positive > 0
     ? `Strongest ${quarter(peak, page.size)}; above half of its peak on ${percent(share(map, peak.positive / 2))} of the picture.`
     : words;
   byId("where").textContent = where;
-  byId("map").setAttribute("aria-label", `What speaks for ${target}${against}. ${where}`);
+  byId("map").setAttribute("aria-label", `What speaks for ${target}${against}. ${where} ${held}`);
+}
+
+function strengthWords({ share, relative, weak }) {
+  const start = weak ? "no evidence that tells them apart here" : "evidence";
+  return `${start}: ${percent(relative)} of the plain map's; ${percent(share)} for, ${percent(1 - share)} against`;
 }
 
 function quarter(peak, size) {

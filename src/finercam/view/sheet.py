@@ -15,7 +15,7 @@ from finercam.view.text import DPI, font, wrapped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Line", "png", "sheet"]
+__all__ = ["Cell", "Line", "colour_ramp", "png", "sheet"]
 
 WIDE = 2.7
 """Inches a cell is wide, and the most that a picture is; nor is it taller than 1.6 times that."""
@@ -129,13 +129,13 @@ def _draw(
     axes.imshow(cell.picture, aspect="auto", interpolation="auto")
     if cell.bar is not None:
         below = under - tall - GAP * 0.5
-        _axes(figure, left, below - BAR, wide, BAR).imshow(_ramp(cell.signed), aspect="auto")
+        _axes(figure, left, below - BAR, wide, BAR).imshow(colour_ramp(cell.signed), aspect="auto")
         half = wide * 72 / 2 - 4
         for end, at, ha in ((cell.bar[0], left, "left"), (cell.bar[1], left + wide, "right")):
             _write(figure, at, below - BAR - 0.03, wrapped(end, half, END, lines=1), END, colour=QUIET, ha=ha)
 
 
-def _ramp(signed: bool) -> np.ndarray:
+def colour_ramp(signed: bool) -> np.ndarray:
     """The colours as they look on a grey photo, `(1, 256, 3)`."""
     values = np.linspace(-1 if signed else 0, 1, 256)[None]
     alpha = opacity(values)[..., None]

@@ -61,17 +61,19 @@ class Strength:
         """One line for a reader.
 
         >>> Strength(4.9, 0.1, 10.0).words
-        "evidence: 49 % of the plain map's, 98 % of both sides'"
+        "evidence: 49 % of the plain map's; 98 % for, 2.0 % against"
         >>> Strength(0.2, 0.4, 10.0).words
-        "no evidence that tells them apart here: 2.0 % of the plain map's, 33 % of both sides'"
+        "no evidence that tells them apart here: 2.0 % of the plain map's; 33 % for, 67 % against"
         """
         start = "no evidence that tells them apart here" if self.weak else "evidence"
-        return f"{start}: {percent(self.relative)} of the plain map's, {percent(self.share)} of both sides'"
+        sides = f"{percent(self.share)} for, {percent(1 - self.share)} against"
+        return f"{start}: {percent(self.relative)} of the plain map's; {sides}"
 
 
 def strength(signed: Tensor, plain: Tensor | None = None) -> Strength:
     """The strength of one signed map `(h, w)`, beside the plain method's signed map of the same layers (None: itself).
 
+    >>> import torch
     >>> contrast, plain = torch.tensor([[3.0, -1.0]]), torch.tensor([[4.0, 2.0]])
     >>> found = strength(contrast, plain)
     >>> found.share, found.relative, found.value, found.weak
