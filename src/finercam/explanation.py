@@ -242,12 +242,6 @@ class Explanation:
 
         Gives the path of the folder's `explanations.json`, or of the report. See `finercam.export` and `finercam.report`.
         """
-        if str(out).lower().endswith((".html", ".htm")):
-            from finercam.report import write_report
-            from finercam.view.shown import one_each
-
-            images = None if image is None else one_each(image, len(self))
-            return write_report(self, out, names=names, images=images, preprocess=preprocess)
         from finercam.export.folder import save
 
         return save(self, out, names, image, preprocess=preprocess)
@@ -256,10 +250,9 @@ class Explanation:
         """How Jupyter shows it: the panel of the first images, where they were kept."""
         if self.images is None or len(self) == 0:
             return None
-        from finercam.view.plot import panel
-        from finercam.view.sheet import png
+        from finercam.view.plot import panel_png
 
-        return png(panel(self[:4]))
+        return panel_png(self[:4])
 
     def __len__(self) -> int:
         return len(self.target)

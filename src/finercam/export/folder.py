@@ -46,16 +46,24 @@ def save(
 ) -> Path:
     """Write an explanation of N images into a folder, and give the path of its `explanations.json`.
 
+    A path that ends in `.html` gives one live report of them all instead, see `finercam.report.write_report`.
+
     For each image `<name>.png` is the panel and `<name>.npz` holds the maps (see `arrays`; no pickle), under safe and
     distinct names made of `names`, or numbers. `image` and `preprocess` are the photos as in
     `finercam.plot.panel`. Every file is complete or absent, however the program ends.
 
     Raises FinerCAMError for a folder that can't be written, or names or photos that do not fit the explanation.
     """
+    from finercam.report import write_report
+    from finercam.view.shown import one_each
+
     if names is not None and len(names) != len(answer):
         raise FinerCAMError(f"{len(names)} names for an explanation of {len(answer)}; give one for each")
+    photos = [None] * len(answer) if image is None else one_each(image, len(answer))
+    if str(out_dir).lower().endswith((".html", ".htm")):
+        images = None if image is None else photos
+        return write_report(answer, out_dir, names=names, images=images, preprocess=preprocess)
     folder = Folder(Path(out_dir), model_id)
-    photos = _photos(answer, image)
     for sample, one in enumerate(answer):
         folder.add(one, names[sample] if names else f"image-{sample:04d}", photos[sample], preprocess=preprocess)
     return folder.finish()
@@ -84,15 +92,14 @@ class Folder:
 
         `example` is a picture of the rival in question, for the panel; `source` is where the photo is from, for the index alone.
         """
-        from finercam.view.plot import panel
-        from finercam.view.sheet import png
+        from finercam.view.plot import panel_png
 
-        figure = panel(answer, image, example, preprocess=preprocess)  # first: it is what can fail
+        drawn = panel_png(answer, image, example, preprocess=preprocess)  # first: it is what can fail
         stem = safe_stem(name, self.taken)
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays(answer))  # type: ignore[arg-type]
         write_whole(self.path / f"{stem}.npz", stream.getvalue())
-        write_whole(self.path / f"{stem}.png", png(figure))
+        write_whole(self.path / f"{stem}.png", drawn)
         entry = describe(answer)
         entry = {"name": name, "source": source, "files": {"panel": f"{stem}.png", "maps": f"{stem}.npz"}, **entry}
         size = getattr(image, "size", None)
@@ -175,12 +182,6 @@ def safe_stem(name: str, taken: set[str] | None = None) -> str:
         free = f"{stem}-{number}"
     taken.add(unicodedata.normalize("NFKC", free).casefold())
     return free
-
-
-def _photos(answer: Explanation, image: Any) -> list[Any]:
-    from finercam.view.shown import one_each
-
-    return [None] * len(answer) if image is None else one_each(image, len(answer))
 
 
 def _class(answer: Explanation, index: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Figures hold no global state (no pyplot), need no display, and are saved by `fig
 
 from finercam.view.blend import contour, heat, overlay, signed
 from finercam.view.curves import curves
-from finercam.view.questions import closest, difference, gamma_strip, pair, panel, reference_grid
+from finercam.view.questions import closest, difference, gamma_strip, pair, panel, panel_png, reference_grid
 
 __all__ = [
     "closest",
@@ -17,6 +17,7 @@ __all__ = [
     "overlay",
     "pair",
     "panel",
+    "panel_png",
     "reference_grid",
     "signed",
 ]

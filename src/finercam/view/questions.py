@@ -17,7 +17,7 @@ from finercam.names import label
 from finercam.text import closed, percent, short_names
 from finercam.view.blend import pixels, signed
 from finercam.view.drawn import MUTE, picture, smooth, strength_of
-from finercam.view.sheet import Cell, Line, sheet
+from finercam.view.sheet import Cell, Line, png, sheet
 from finercam.view.shown import Display, shown
 from finercam.view.strength import strength
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from finercam.explanation import Explanation
 
-__all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "reference_grid"]
+__all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "panel_png", "reference_grid"]
 
 
 MOST_NAMED = 3
@@ -46,6 +46,13 @@ def panel(
     examples = _per_sample(example, len(answer))
     rows = [_panel_row(one, *seen) for one, *seen in zip(answer, photos, examples, strict=True)]
     return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer))
+
+
+def panel_png(
+    answer: Explanation, image: Any = None, example: Any = None, *, preprocess: Display | None = None
+) -> bytes:
+    """The panel as a PNG file's bytes; arguments and errors as in `panel`."""
+    return png(panel(answer, image, example, preprocess=preprocess))
 
 
 def gamma_strip(
