@@ -1,11 +1,19 @@
-"""`finercam run` killed at random moments, again and again, ends with the rows of a run that was left alone.
+"""`finercam run` killed again and again: whatever was finished stays, and in the end every file of rows is the same.
 
-    python -m benchmarks.kills                                   # 20 SIGKILLs over 2,000 Fieldguide pictures
-    python -m benchmarks.kills --count 200 --kills 3 --shard 16  # a small one
-    python -m benchmarks.kills --ray                             # instead one Ray worker killed after each eighth
+    python -m benchmarks.kills                                             # 1,000 SIGKILLs, about half an hour
+    python -m benchmarks.kills --events 30 --moments 20 --commands 5 --workers 4 --drivers 1   # a small one
 
-The pictures are painted once, as PNG files, into `--work`. Prints JSON: what was killed when, and whether the files of
-rows are the same to the last bit.
+Runs over small Fieldguide pictures are killed by SIGKILL, each time in one of these ways, and then continued:
+
+- event: at a random call of the system for a file in the run's folder (lock, list, manifest, rows, summary, clean-up);
+- moment: after a random time, from the start of the run to its end;
+- command: the same for the command itself, which includes its imports and the loading of the model;
+- worker: one Ray worker of two, at a random moment while the command runs on a local cluster;
+- driver: the command that runs on a local cluster, and with it the cluster.
+
+After each kill every file of rows is compared with that of an undisturbed run, and none that was there may be missing.
+A run that gets to its end is compared as a whole (files of rows and summary, nothing left half-written) and then
+deleted, so that the next kill meets a new one. Prints JSON with the number of kills by kind and by what was on the disk.
 """
 
 from __future__ import annotations
@@ -13,18 +21,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.clock import surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
+EVENTS = frozenset(["open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "fcntl.flock"])
+KINDS = {"events": 450, "moments": 400, "commands": 60, "workers": 75, "drivers": 15}
+"""How many SIGKILLs of each kind, where nothing else is given."""
 
 
 def paint(folder: Path, count: int) -> Path:
@@ -42,53 +57,162 @@ def paint(folder: Path, count: int) -> Path:
     return folder
 
 
-def command(data: Path, out: Path, model: str, shard: int, *more: str) -> list[str]:
-    fixed = ["--model", model, "--out", str(out), "--shard", str(shard), "--threads", "1"]
-    return [sys.executable, "-m", "finercam.cli", "run", str(data), *fixed, *more]
+def explain(data: str, out: str, model: str, shard: int, die_at: int, seen: Any) -> None:
+    """In a process of its own: a run that kills itself at its `die_at`-th event in `out`; `seen` counts them."""
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if event in EVENTS and (event == "fcntl.flock" or any(str(arg).startswith(out) for arg in args[:2])):
+            seen.value += 1
+            if seen.value == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    from finercam.models import load_model
+    from finercam.run import explain_dataset
+
+    loaded = load_model(model)
+    sys.addaudithook(watch)
+    explain_dataset(data, loaded, out, shard=shard, threads=1, readers=1, batch=4, model_string=model)
 
 
-def hashes(out: Path) -> dict[str, str]:
-    files = sorted((out / "rows").glob("*.parquet"))
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+@dataclass
+class Trial:
+    """One folder that runs are killed in, and what is known of it."""
+
+    data: Path
+    work: Path
+    model: str
+    shard: int
+    chance: random.Random
+    whole: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    kills: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    finished: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.out = self.work / "killed"
+        shutil.rmtree(self.out, ignore_errors=True)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "pyarrow.parquet", "finercam.run", "finercam.models", __name__])
+        self.context, self.seen = context, context.Value("q", 0)
+        reference = self.work / "whole"
+        shutil.rmtree(reference, ignore_errors=True)
+        for _ in range(2):  # the first one also starts the server
+            shutil.rmtree(reference, ignore_errors=True)
+            begun = time.perf_counter()
+            self.wait(self.start(reference), reference)
+            self.seconds = time.perf_counter() - begun
+        self.events, self.whole = self.seen.value, self.hashes(reference)
+        self.total = len(self.whole)
+
+    def start(self, out: Path, die_at: int = 0) -> Any:
+        self.seen.value = 0
+        process = self.context.Process(
+            target=explain, args=(str(self.data), str(out), self.model, self.shard, die_at, self.seen)
+        )
+        process.start()
+        return process
+
+    def wait(self, process: Any, out: Path) -> None:
+        process.join()
+        if process.exitcode not in (0, -signal.SIGKILL):
+            self.faults.append(f"a run ended with status {process.exitcode}")
+
+    def command(self, *more: str) -> subprocess.Popen[bytes]:
+        fixed = ["--model", self.model, "--shard", str(self.shard), "--batch-size", "4", "--threads", "1"]
+        program = [sys.executable, "-m", "finercam.cli", "run", str(self.data), "--out", str(self.out)]
+        return subprocess.Popen([*program, *fixed, "--readers", "1", *more], stdout=subprocess.DEVNULL)
+
+    def hashes(self, out: Path) -> dict[str, str]:
+        files = [*(out / "rows").glob("*.parquet"), *out.glob("summary.json")]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    def check(self, kind: str, killed: bool) -> None:
+        """Compare what is on the disk with the undisturbed run; a finished run is deleted."""
+        found = self.hashes(self.out)
+        for name in found:
+            if found[name] != self.whole.get(name):
+                self.faults.append(f"after {kind}: {name} differs")
+        if lost := self.kept - set(found):
+            self.faults.append(f"after {kind}: {sorted(lost)} lost")
+        self.kept = set(found)
+        if killed:
+            self.kills[kind] += 1
+            self.stages[self.stage(found)] += 1
+            return
+        if len(found) != self.total or list(self.out.rglob(".writing-*")):
+            self.faults.append(
+                f"after {kind}: a finished run has {sorted(path.name for path in self.out.rglob('*'))}"
+            )
+        self.finished += 1
+        self.kept = set()
+        shutil.rmtree(self.out)
+
+    def stage(self, found: dict[str, str]) -> str:
+        rows = sum(name.endswith(".parquet") for name in found)
+        if rows:
+            return "finished" if "summary.json" in found else "rows" if rows < self.total - 1 else "all rows"
+        names = [name for name in ("list.parquet", "manifest.json", ".lock") if (self.out / name).exists()]
+        return (
+            {"list.parquet": "list", "manifest.json": "manifest", ".lock": "lock"}[names[0]] if names else "nothing"
+        )
+
+    def by_event(self) -> None:
+        process = self.start(self.out, die_at=self.chance.randint(1, self.events))
+        self.wait(process, self.out)
+        self.check("event", process.exitcode != 0)
+
+    def by_moment(self) -> None:
+        process = self.start(self.out)
+        process.join(self.chance.uniform(0, 1.1 * self.seconds))
+        process.kill()
+        self.wait(process, self.out)
+        self.check("moment", process.exitcode != 0)
+
+    def by_command(self) -> None:
+        begun = time.perf_counter()
+        process = self.command()
+        self.killed_later(process, self.chance.uniform(0, getattr(self, "command_seconds", 20.0)))
+        if process.returncode == 0:
+            self.command_seconds = 1.05 * (time.perf_counter() - begun)
+        self.check("command", process.returncode != 0)
+
+    def by_driver(self) -> None:
+        process = self.command("--ray", "local", "--workers", "2")
+        self.killed_later(process, self.chance.uniform(0, 25))
+        wait_for_end([pid for pid in ray_workers() if pid not in self.others])
+        self.check("driver", process.returncode != 0)
+
+    def by_workers(self, most: int) -> None:
+        """One command on a local cluster, with a worker killed every few seconds."""
+        process = self.command("--ray", "local", "--workers", "2")
+        killed = 0
+        while process.poll() is None:
+            time.sleep(self.chance.uniform(0, 2))
+            workers = [pid for pid in ray_workers() if descends(pid, process.pid)]
+            if workers and killed < most and process.poll() is None:
+                os.kill(self.chance.choice(workers), signal.SIGKILL)
+                killed += 1
+                self.kills["worker"] += 1
+        if process.returncode not in (0, 2):  # 2: a shard whose worker died too often; the same command continues
+            self.faults.append(f"with workers killed a command ended with status {process.returncode}")
+        self.check("worker", process.returncode != 0)
+        self.kills["worker"] -= process.returncode != 0  # counted where it was killed
+
+    @staticmethod
+    def killed_later(process: subprocess.Popen[bytes], seconds: float) -> None:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    others: frozenset[int] = frozenset()
 
 
-def done(out: Path) -> int:
-    return len(list((out / "rows").glob("*.parquet"))) if (out / "rows").is_dir() else 0
-
-
-def killed(data: Path, out: Path, model: str, shard: int, kills: int, total: int, seed: int) -> list[dict[str, Any]]:
-    """Start and kill: each time as soon as another share of the shards is there, and a random moment later."""
-    chance, log = random.Random(seed), []
-    for turn in range(kills):
-        process = subprocess.Popen(command(data, out, model, shard), stdout=subprocess.DEVNULL)
-        begun, goal = time.perf_counter(), done(out) + chance.choice([0, 0, 1, 1, 2])
-        while process.poll() is None and done(out) < min(goal, total - kills + turn):
-            time.sleep(0.005)
-        # also in the midst of imports, of the list, of the check of what is there
-        time.sleep(chance.uniform(0.0, 2.0 if goal == 0 else 0.5))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        seconds = round(time.perf_counter() - begun, 2)
-        log.append({"after_s": seconds, "status": process.returncode, "shards": done(out)})
-    return log
-
-
-def ray_killed(data: Path, out: Path, model: str, shard: int, total: int) -> list[dict[str, Any]]:
-    """One run on a local cluster; after each eighth of the shards one of its workers is killed."""
-    process = subprocess.Popen(command(data, out, model, shard, "--ray", "local", "--workers", "2"))
-    log: list[dict[str, Any]] = []
-    while process.poll() is None:
-        if done(out) > (len(log) + 1) * total / 8:
-            workers = [pid for pid in actors() if descends(pid, process.pid)]
-            if workers:
-                os.kill(workers[0], signal.SIGKILL)
-                log.append({"killed": workers[0], "shards": done(out)})
-        time.sleep(0.05)
-    return [*log, {"status": process.returncode}]
-
-
-def actors() -> list[int]:
+def ray_workers() -> list[int]:
+    """Process ids of Ray's actors, which carry the name of their class."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -98,6 +222,13 @@ def actors() -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def wait_for_end(processes: list[int], seconds: float = 30) -> None:
+    """The workers of a killed driver end by themselves."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any((Path("/proc") / str(pid)).exists() for pid in processes):
+        time.sleep(0.1)
 
 
 def descends(pid: int, ancestor: int) -> bool:
@@ -112,33 +243,43 @@ def descends(pid: int, ancestor: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--shard", type=int, default=32)
+    for kind, count in KINDS.items():
+        parser.add_argument(f"--{kind}", type=int, default=count, help=f"SIGKILLs of this kind [{count}]")
+    parser.add_argument("--count", type=int, default=24, help="pictures of a run [24]")
+    parser.add_argument("--shard", type=int, default=4)
     parser.add_argument("--model", default="fieldguide/cnn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench" / "kills")
-    parser.add_argument("--ray", action="store_true")
-    arguments = parser.parse_args()
-    work: Path = arguments.work
-    data = paint(work / f"pictures-{arguments.count}", arguments.count)
-    total = -(-arguments.count // arguments.shard)
-    whole, out = work / f"whole-{arguments.count}-{arguments.shard}", work / f"killed-{time.time_ns()}"
-    subprocess.run(command(data, whole, arguments.model, arguments.shard), check=True)
-    if arguments.ray:
-        log = ray_killed(data, out, arguments.model, arguments.shard, total)
-    else:
-        log = killed(data, out, arguments.model, arguments.shard, arguments.kills, total, arguments.seed)
-    subprocess.run(command(data, out, arguments.model, arguments.shard), check=True)
+    given = parser.parse_args()
+    data = paint(given.work / f"pictures-{given.count}", given.count)
+    begun, kinds = time.perf_counter(), {}
+    trial = Trial(data, given.work, given.model, given.shard, random.Random(given.seed))
+    trial.others = frozenset(ray_workers())
+    todo = {"event": given.events, "moment": given.moments, "command": given.commands, "driver": given.drivers}
+    for kind, count in {**todo, "worker": given.workers}.items():
+        since = time.perf_counter()
+        while trial.kills[kind] < count:
+            if kind == "worker":
+                trial.by_workers(count - trial.kills["worker"])
+            else:
+                getattr(trial, f"by_{kind}")()
+        kinds[kind] = {"kills": trial.kills[kind], "seconds": round(time.perf_counter() - since, 1)}
+    trial.wait(trial.start(trial.out), trial.out)  # the last one to its end
+    trial.check("the last run", killed=False)
     found = {
-        "images": arguments.count,
-        "shards": total,
-        "same": hashes(out) == hashes(whole) and len(hashes(out)) == total,
-        "log": log,
+        "kills": sum(trial.kills.values()),
+        "by_kind": kinds,
+        "on_the_disk_after_a_kill": dict(trial.stages),
+        "finished_runs_compared": trial.finished,
+        "images": given.count,
+        "files_of_rows": trial.total - 1,
+        "events_of_a_run": trial.events,
+        "faults": trial.faults,
+        "seconds": round(time.perf_counter() - begun, 1),
         "surroundings": surroundings("cpu", 1),
     }
     print(json.dumps(found))
-    if not found["same"]:
+    if trial.faults:
         raise SystemExit(1)
 
 
