@@ -184,3 +184,45 @@ def test_half_precision_keeps_the_sign_of_xgradcam_after_a_layer_norm(tmp_path, 
         explain_dataset(data, loaded, tmp_path / precision, **question)
     exact, rough = (next(open_run(tmp_path / name).parts()).answer.signed for name in ("float32", "bfloat16"))
     assert torch.nn.functional.cosine_similarity(exact.flatten(1), rough.flatten(1)).min() > 0.99
+
+
+@pytest.mark.parametrize("strategy", ["predicted", "nearest"])
+def test_another_target_gets_its_rivals_by_the_strategy_of_the_run(tmp_path, pictures_in, toy, strategy):
+    data, loaded = pictures_in(tmp_path / "data", 8), toy()
+    question = {"references": strategy, "num_references": 2}
+    explain_dataset(data, loaded, tmp_path / "run", keep=5, batch=8, **question)
+    part = next(open_run(tmp_path / "run").parts())
+    want = fresh(loaded, data, part.paths, keep=5, **question)
+    other = want.logits.topk(3).indices[:, 2]
+    got, want = part.answer.ask(target=other), want.ask(target=other)
+    assert got.references.tolist() == want.references.tolist() and got.strategy == strategy
+    torch.testing.assert_close(got.maps, want.maps, atol=0.02, rtol=0)
+
+
+def test_rivals_that_a_run_cannot_pick_are_refused(tmp_path, pictures_in, toy):
+    data, loaded = pictures_in(tmp_path / "data", 8), toy()
+    explain_dataset(data, loaded, tmp_path / "run", keep=5, batch=8, references="similar")
+    answer = next(open_run(tmp_path / "run").parts()).answer
+    with pytest.raises(NotKept, match="no model to pick similar rival classes"):
+        answer.ask(target=answer.references[:, 0])
+    assert answer.ask(target=answer.references[:, 0], against=answer.target[:, None]).strategy == "explicit"
+
+
+@pytest.mark.parametrize(("top", "answered"), [(1, 0), (2, 0), (3, 8), (5, 8)])
+@pytest.mark.parametrize("strategy", ["predicted", "nearest"])
+def test_rivals_are_picked_by_known_logits_alone(tmp_path, pictures_in, toy, strategy, top, answered):
+    """The second likeliest class as target: that the third one is its rival is known from the highest three logits."""
+    data, loaded = pictures_in(tmp_path / "data", 8), toy()
+    question = {"references": strategy, "num_references": 2}
+    explain_dataset(data, loaded, tmp_path / "run", batch=8, keep=3, top=top, **question)
+    run, picked = open_run(tmp_path / "run"), 0
+    for path in run.table(["path"]).column(0).to_pylist():
+        want = fresh(loaded, data, [path], keep=5, **question)
+        second = want.logits.topk(2).indices[:, 1]
+        try:
+            got = run[path].ask(target=second).references.tolist()
+        except NotKept:
+            continue
+        picked += 1
+        assert got == want.ask(target=second).references.tolist()
+    assert picked == answered if strategy == "predicted" else picked <= answered

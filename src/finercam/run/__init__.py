@@ -4,5 +4,6 @@ from finercam.run.cluster import Cluster
 from finercam.run.job import Options, explain_dataset
 from finercam.run.outcome import Outcome
 from finercam.run.reader import Part, Run, open_run
+from finercam.run.settings import Request
 
-__all__ = ["Cluster", "Options", "Outcome", "Part", "Run", "explain_dataset", "open_run"]
+__all__ = ["Cluster", "Options", "Outcome", "Part", "Request", "Run", "explain_dataset", "open_run"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finercam.data.open import open_source
 from finercam.data.source import Source
-from finercam.errors import FinerCAMError
+from finercam.errors import FinerCAMError, suggest
 from finercam.run import cluster, local
 from finercam.run.cluster import Cluster
 from finercam.run.lists import ImageList, write_list
@@ -17,7 +17,7 @@ from finercam.run.manifest import Manifest, about, read_manifest
 from finercam.run.outcome import Outcome, read_outcome, write_summary
 from finercam.run.pending import pending_shards
 from finercam.run.rows import shard_name
-from finercam.run.settings import resolve_settings
+from finercam.run.settings import Request
 from finercam.run.store import Store
 from finercam.run.work import Work
 
@@ -51,7 +51,6 @@ def explain_dataset(
     data: str | os.PathLike[str],
     model: LoadedModel,
     out: str | os.PathLike[str],
-    options: Options | None = None,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -59,22 +58,20 @@ def explain_dataset(
 ) -> Outcome:
     """Explain every image of a dataset into `out/rows/*.parquet`, with `manifest.json`, `list.parquet`, `summary.json`.
 
-    The fields of `Options` may also be given by keyword. The other keywords go to
-    `finercam.run.settings.resolve_settings`: method, gamma, references, against, weights, layer, target, keep,
-    precision, batch, shard, threads and so on. A shard is a fixed range of the list, and its file is written whole or
+    The fields of `Options` and `finercam.run.Request` (method, gamma, references, against, target, layer, batch,
+    shard and so on) are given by keyword. A shard is a fixed range of the list, and its file is written whole or
     not at all. Files that exist, are undamaged and were made of the same things are not made again. An image that cannot
     be explained has a row that says why. `progress(done, total)` counts images, batch by batch.
 
     Raises FinerCAMError if the folder holds a run with another model, setting, list or changed images, unless `redo`.
     """
-    own = {field.name: given.pop(field.name) for field in fields(Options) if field.name in given}
-    options = replace(options or Options(), **own)
+    options, request = _checked(given)
     source = open_source(data, options.split)
     store = Store(out)
     store.make()
     with store.locked():
         store.clear()
-        manifest, listed = _begin(store, source, model, os.fspath(data), options, given)
+        manifest, listed = _begin(store, source, model, os.fspath(data), options, request)
         numbers = pending_shards(
             store, listed, source, manifest.settings.digest, options.redo, options.check_contents, tell
         )
@@ -99,16 +96,27 @@ def explain_dataset(
         return outcome
 
 
+def _checked(given: dict[str, Any]) -> tuple[Options, Request]:
+    """The keywords of a call; raises FinerCAMError for a name that is none."""
+    own, asked = ({field.name for field in fields(kind)} for kind in (Options, Request))
+    for name in given:
+        if name not in own | asked:
+            raise FinerCAMError(f"{name}={given[name]!r}: a run has no such option.{suggest(name, own | asked)}")
+    return (
+        Options(**{name: value for name, value in given.items() if name in own}),
+        Request(**{name: value for name, value in given.items() if name in asked}),
+    )
+
+
 def _begin(
-    store: Store, source: Source, model: LoadedModel, data: str, options: Options, given: dict[str, Any]
+    store: Store, source: Source, model: LoadedModel, data: str, options: Options, request: Request
 ) -> tuple[Manifest, ImageList]:
     """Write the list and the manifest, or find that they are those of the run in the folder."""
     before = _earlier(store, options.redo)
-    begun = {} if before is None else before.settings.to_json()
-    for key in ("batch", "shard", "threads"):  # a run continues with the values that it began with
-        if given.get(key) is None:
-            given[key] = begun.get(key)
-    settings = resolve_settings(model, options.model_string or model.name, **given)
+    if before is not None:  # a run continues with the values that it began with
+        begun = {name: getattr(before.settings, name) for name in ("batch", "shard", "threads")}
+        request = replace(request, **{name: getattr(request, name) or value for name, value in begun.items()})
+    settings = request.settings(model, options.model_string or model.name)
     with store.writing(LIST) as part:
         listed = write_list(source, part, settings.shard, options.limit)
         described = {"text": data, "split": options.split, "limit": options.limit}

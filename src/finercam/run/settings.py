@@ -1,4 +1,4 @@
-"""Everything that decides the rows of a run, as plain values; two runs with equal settings may share a folder."""
+"""What is asked of a run, and the settings that follow from it and decide its rows, as plain values."""
 
 from __future__ import annotations
 
@@ -13,27 +13,151 @@ from torch import nn
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
 from finercam.io import content_hash, weights_hash
+from finercam.names import class_id
+from finercam.question import checked_gammas
 
 if TYPE_CHECKING:
     from finercam.explainer import FinerCAM
-    from finercam.methods import Method
     from finercam.models import LoadedModel
 
-__all__ = ["PRECISIONS", "TARGETS", "Settings", "resolve_settings"]
+__all__ = ["PRECISIONS", "TARGETS", "Request", "Settings"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 TARGETS = ("prediction", "label")
-SHARD, TOP = 512, 5
+SHARD = 512
 BATCH = {"cpu": 8}
-"""Images at a time, by device, where nothing is said: more are no faster on a processor; elsewhere 32."""
+"""Images a batch by device, by default: a CPU is no faster with more; other devices take 32."""
 MOST_REFERENCES = 64
-"""Each reference is kept as a map of its own."""
+"""A run keeps a map of each reference."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks of a run; None takes the default. Raises FinerCAMError for a wrong value.
+
+    `method` to `fusion` are those of `FinerCAM`. `gammas` are further strengths of which a method that is not linear
+    keeps maps. `target` is "prediction", "label" or one class; `against` names rival classes for all images. `keep`
+    adds maps of the most probable classes, `top` is how many predictions a row lists. `batch` and `shard` count images.
+
+    >>> Request(batch=0)
+    Traceback (most recent call last):
+    ...
+    finercam.errors.FinerCAMError: batch=0: expected a whole number of at least 1
+    """
+
+    method: str = "gradcam"
+    gamma: float | None = None
+    references: str | None = None
+    num_references: int | None = None
+    weights: str | None = None
+    preset: str = "measured"
+    layer: str | Sequence[str] | None = None
+    fusion: str = "mean"
+    gammas: Sequence[float] = ()
+    target: Any = "prediction"
+    against: Sequence[Any] = ()
+    keep: int = 0
+    top: int = 5
+    batch: int | None = None
+    shard: int | None = None
+    precision: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("shard", 1), ("keep", 0), ("top", 1), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise FinerCAMError(f"{name}={value!r}: expected a whole number of at least {least}")
+        if self.precision not in PRECISIONS:
+            raise FinerCAMError(
+                f"precision={self.precision!r}: expected one of {', '.join(PRECISIONS)}."
+                f"{suggest(str(self.precision), PRECISIONS)}"
+            )
+        for gamma in self.gammas:
+            checked_gammas(gamma, 1)
+
+    def settings(self, loaded: LoadedModel, model: str) -> Settings:
+        """The settings of a run of this model, whose string is `model`; one empty image is explained to check them.
+
+        Raises FinerCAMError, before any work on the dataset, for a question that the run could not answer.
+        """
+        from finercam._version import __version__
+
+        explain = self._explainer(loaded)
+        question, names = explain.question, loaded.class_names
+        height, width = loaded.preprocess.tensor_size((256, 256))
+        with torch.no_grad():
+            answer = explain(torch.zeros(1, 3, height, width))
+        count, gamma = answer.logits.shape[1], float(question.gamma)
+        target_id = None if self.target in TARGETS else class_id(self.target, names, count, "target")
+        rivals = [class_id(rival, names, count, "reference") for rival in self.against]
+        batch = self.batch or BATCH.get(torch.device(self.device).type, 32)
+        return Settings(
+            model=model,
+            weights_sha256=weights_hash(loaded.model),
+            num_classes=count,
+            class_names=None if names is None else tuple(names),
+            preprocess=loaded.preprocess.to_json(),
+            method=question.method.name,
+            layers=answer.layers,
+            gamma=gamma,
+            gammas=() if question.method.linear else tuple(sorted({0.0, gamma, *map(float, self.gammas)})),
+            references=question.references,
+            num_references=question.num_references,
+            against=tuple(dict.fromkeys(rivals)),
+            weights=question.weights,
+            fusion=question.fusion,
+            target="class" if target_id is not None else str(self.target),
+            target_id=target_id,
+            keep=self.keep,
+            top=min(self.top, count),
+            batch=batch,
+            shard=-(-(self.shard or SHARD) // batch) * batch,  # whole batches: none is cut at the end of a shard
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads or torch.get_num_threads(),
+            seed=0,
+            finercam=__version__,
+            torch=torch.__version__.split("+")[0],
+        )
+
+    def _explainer(self, loaded: LoadedModel) -> FinerCAM:
+        from finercam.explainer import FinerCAM
+
+        explain = FinerCAM(
+            loaded.model,
+            self.method,
+            gamma=self.gamma,
+            references=self.references,
+            num_references=self.num_references,
+            weights=self.weights,
+            layer=[self.layer] if isinstance(self.layer, str) else (list(self.layer) if self.layer else None),
+            class_names=loaded.class_names,
+            fusion=self.fusion,
+            keep="contrast",
+            keep_images=False,
+            preset=self.preset,
+        )
+        question = explain.question
+        if question.references in ("all", "confused") or question.num_references > MOST_REFERENCES:
+            raise FinerCAMError(
+                f"a run keeps a map of each reference: name at most {MOST_REFERENCES}, picked by predicted, similar or nearest"
+            )
+        if question.weights not in ("mean", "probability"):
+            raise FinerCAMError(
+                f"weights={question.weights!r} need more than a map a class; a run takes mean or probability"
+            )
+        return explain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`target` is "prediction", "label" or "class" (then `target_id`); `gammas` are the strengths that a method keeps
-    maps of if it is not linear (empty if it is); `keep` adds the classes with the highest logits to the kept ones."""
+    """Everything that decides the rows of a run; two runs with equal settings may share a folder.
+
+    `target` is "prediction", "label" or "class" (then `target_id`); `gammas` are the strengths of which a method that
+    is not linear keeps maps (empty for one that is); `keep` adds the classes with the highest logits to the kept ones.
+    """
 
     model: str
     weights_sha256: str
@@ -63,7 +187,7 @@ class Settings:
     torch: str
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))  # tuples become lists, as they will be read again
+        return json.loads(json.dumps(asdict(self)))  # tuples become lists, as in the file
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Settings:
@@ -86,134 +210,17 @@ class Settings:
     def linear(self) -> bool:
         return not self.gammas
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The question about every image as keywords; its target and its own rivals are chosen image by image."""
+        return {name: getattr(self, name) for name in ("gamma", "references", "num_references", "weights", "fusion")}
+
     def explainer(self, model: nn.Module) -> FinerCAM:
         from finercam.explainer import FinerCAM
 
-        return FinerCAM(
-            model,
-            self.method,
-            gamma=self.gamma,
-            references=self.references,
-            num_references=self.num_references,
-            weights=self.weights,
-            layer=list(self.layers),
-            class_names=self.class_names,
-            fusion=self.fusion,
-            keep_images=False,
-        )
-
-
-def resolve_settings(
-    loaded: LoadedModel,
-    model: str,
-    *,
-    method: str = "gradcam",
-    gamma: float | None = None,
-    gammas: Sequence[float] = (),
-    references: str | None = None,
-    num_references: int | None = None,
-    against: Sequence[Any] = (),
-    weights: str | None = None,
-    preset: str = "measured",
-    layer: str | Sequence[str] | None = None,
-    fusion: str = "mean",
-    target: Any = "prediction",
-    keep: int = 0,
-    top: int = TOP,
-    batch: int | None = None,
-    shard: int | None = None,
-    precision: str = "float32",
-    device: str = "cpu",
-    threads: int | None = None,
-) -> Settings:
-    """Check what was asked by explaining one empty image, and settle what was left open.
-
-    Raises FinerCAMError, before any work on the dataset, for whatever cannot be asked.
-    """
-    from finercam._version import __version__
-    from finercam.explainer import FinerCAM
-    from finercam.names import class_id
-
-    shard = SHARD if shard is None else shard
-    batch = BATCH.get(torch.device(device).type, 32) if batch is None else batch
-    for what, value, least in (("batch", batch, 1), ("shard", shard, 1), ("keep", keep, 0), ("top", top, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise FinerCAMError(f"{what}={value!r}: expected a whole number of at least {least}")
-    if precision not in PRECISIONS:
-        raise FinerCAMError(
-            f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}.{suggest(str(precision), PRECISIONS)}"
-        )
-    explain = FinerCAM(
-        loaded.model,
-        method,
-        gamma=gamma,
-        references=references,
-        num_references=num_references,
-        weights=weights,
-        layer=[layer] if isinstance(layer, str) else (list(layer) if layer else None),
-        class_names=loaded.class_names,
-        fusion=fusion,
-        keep="contrast",
-        keep_images=False,
-        preset=preset,
-    )
-    question = explain.question
-    if question.references in ("all", "confused") or question.num_references > MOST_REFERENCES:
-        raise FinerCAMError(
-            f"a run keeps a map of each reference: name at most {MOST_REFERENCES}, picked by predicted, similar or nearest"
-        )
-    if question.weights not in ("mean", "probability"):
-        raise FinerCAMError(
-            f"weights={question.weights!r} need more than a map a class; a run takes mean or probability"
-        )
-    with torch.no_grad():
-        height, width = loaded.preprocess.tensor_size((256, 256))
-        answer = explain(torch.zeros(1, 3, height, width))
-    count = answer.logits.shape[1]
-    names = loaded.class_names
-    target_id = None if target in TARGETS else class_id(target, names, count, "target")
-    return Settings(
-        model=model,
-        weights_sha256=weights_hash(loaded.model),
-        num_classes=count,
-        class_names=None if names is None else tuple(names),
-        preprocess=loaded.preprocess.to_json(),
-        method=question.method.name,
-        layers=answer.layers,
-        gamma=float(question.gamma),
-        gammas=() if question.method.linear else _strengths(gammas, float(question.gamma)),
-        references=question.references,
-        num_references=question.num_references,
-        against=tuple(dict.fromkeys(class_id(d, names, count, "reference") for d in against)),
-        weights=question.weights,
-        fusion=fusion,
-        target="class" if target_id is not None else str(target),
-        target_id=target_id,
-        keep=keep,
-        top=min(top, count),
-        batch=batch,
-        shard=-(-shard // batch) * batch,  # whole batches, so that no batch is cut at a shard's end
-        precision=precision,
-        device=device,
-        threads=torch.get_num_threads() if threads is None else threads,
-        seed=0,
-        finercam=__version__,
-        torch=torch.__version__.split("+")[0],
-    )
+        names, layers = self.class_names, list(self.layers)
+        return FinerCAM(model, self.method, **self.asked, layer=layers, class_names=names, keep_images=False)
 
 
 def preprocess_of(settings: Settings) -> Preprocess:
     return Preprocess.from_json(settings.preprocess)
-
-
-def method_of(settings: Settings) -> Method:
-    from finercam.methods import get
-
-    return get(settings.method)
-
-
-def _strengths(asked: Sequence[float], gamma: float) -> tuple[float, ...]:
-    """The strengths of which maps are kept: the asked one, the plain map, and those named."""
-    from finercam.question import checked_gammas
-
-    return tuple(sorted({0.0, gamma, *(float(checked_gammas(value)) for value in asked)}))

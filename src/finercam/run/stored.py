@@ -1,9 +1,9 @@
-"""Explanations out of rows: kept maps take the place of evidence, so that questions need no model."""
+"""Explanations from rows: kept maps take the place of evidence, so that questions need no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from finercam.core.views import IDENTITY
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.methods import Method, get
-from finercam.question import Question
+from finercam.question import BoundQuestion, Question
 from finercam.run.settings import Settings
 
 __all__ = ["ClassMaps", "StrengthMaps", "answers"]
@@ -27,12 +27,18 @@ __all__ = ["ClassMaps", "StrengthMaps", "answers"]
 class ClassMaps(Evidence):
     """Maps of single classes as evidence of one channel: activation 1, gradients `(N, M, 1, h, w)` the maps.
 
-    A linear method's map under a contrast is the same combination of its maps of the classes.
+    A linear method's map under a contrast is the same combination of its maps of the classes. Logits that the run
+    does not know are minus infinity.
     """
 
     def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
         if contrast.weights == "orthogonal":
             raise NotKept("weights='orthogonal' needs the channels, and a run keeps a map a class: explain again")
+        if contrast.weights == "released" and bool(self.logits.isinf().any()):
+            raise NotKept("weights='released' needs every logit, and the run lacks some: explain again")
+        rivals = self.logits.gather(1, contrast.references.clamp(min=0)).masked_fill(contrast.references == NONE, 0)
+        if contrast.weights == "probability" and bool((rivals.isinf().any(dim=1) & (contrast.gamma > 0)).any()):
+            raise NotKept("the run does not know the probability of every rival class: explain again, or take others")
         return super().contrasted(contrast)
 
     def sliced(self, at: slice) -> Evidence:
@@ -73,6 +79,41 @@ class StrengthMaps(Evidence):
         return StrengthMaps(**vars(super().sliced(at)), asked=own[at], gammas=self.gammas, strengths=maps[at])
 
 
+@dataclass(frozen=True, eq=False)
+class StoredQuestion(Question):
+    """A question that a run answers from its rows; `top` of an image's logits are known to be the highest ones."""
+
+    top: int = 0
+
+    def bind(self, count: int, num_classes: int | None, class_names: Sequence[str] | None = None) -> BoundQuestion:
+        return _StoredBinding(**vars(super().bind(count, num_classes, class_names)))
+
+
+class _StoredBinding(BoundQuestion):
+    def resolve(self, logits: Tensor, rows: Tensor | None, first: int = 0) -> tuple[Contrast, References]:
+        """As for any question; raises NotKept where the strategy would need a logit or the head that a run lacks."""
+        question: Any = self.question
+        if self.against is not None:
+            return super().resolve(logits, rows, first)
+        strategy = question.references
+        if strategy not in ("predicted", "nearest"):
+            raise NotKept(
+                f"a run has no model to pick {strategy} rival classes for another target: name them (against=)"
+            )
+        contrast, references = super().resolve(logits, rows, first)
+        # An unknown logit is at most as high as the least of the highest ones that are known.
+        bound = logits.topk(question.top, dim=1).values[:, -1]
+        own = logits.gather(1, contrast.target[:, None])
+        picked = logits.gather(1, references.ids.clamp(min=0))
+        if strategy == "predicted":
+            sure = picked.amin(dim=1) >= bound
+        else:
+            sure = own[:, 0] - bound >= (picked - own).abs().amax(dim=1)
+        if bool((logits.isinf().any(dim=1) & ~(sure & bound.isfinite())).any()):
+            raise NotKept(f"the run lacks logits that decide the {strategy} rival classes: name them (against=)")
+        return contrast, references
+
+
 class StoredBackend:
     """What a finished run can do for its explanations: it has neither model nor head."""
 
@@ -87,10 +128,10 @@ class StoredBackend:
 
 
 def answers(table: Any, settings: Settings) -> Iterator[tuple[Any, Explanation]]:
-    """Explanations of a table's rows that have one, with their rows: one for each size of input, grid and number kept.
+    """Explanations of the rows of a table that have one, with the rows, a part for each size, grid and number kept.
 
-    Their logits are exact for the kept classes and, but for rounding, for the likeliest; the others share what is
-    left of the probability evenly, so that every softmax of a known class is right.
+    Their logits are exact for the kept classes and, but for rounding, for the most probable ones. The others share the
+    rest of the probability evenly, so that the probability of every known class is right.
     """
     import pyarrow.compute
 
@@ -111,60 +152,54 @@ def answers(table: Any, settings: Settings) -> Iterator[tuple[Any, Explanation]]
 
 def _answer(table: Any, settings: Settings) -> Explanation:
     count = len(table)
-    kept, kept_logits = _matrix(table, "kept_ids", count), _matrix(table, "kept_logits", count).double()
+    kept, kept_logits = _matrix(table, "kept_ids", count).long(), _matrix(table, "kept_logits", count).double()
     target = torch.tensor(table.column("target_id").to_pylist(), dtype=torch.long)
     references, similarity = _matrix(table, "reference_ids", count).long(), _matrix(table, "similarity", count)
-    grid = table.column("grid")[0].as_py()
-    shapes = list(zip(grid[::2], grid[1::2], strict=True))
-    slots = kept.shape[1] if settings.linear else len(settings.gammas)
-    flat = _matrix(table, "evidence", count)
-    if flat.shape[1] != slots * sum(h * w for h, w in shapes):
-        raise FinerCAMError(f"evidence of {flat.shape[1]} numbers for {slots} maps of {shapes}; the run is damaged")
-    scale = _matrix(table, "scale", count)
-    maps, begin = [], 0
-    for layer, (h, w) in enumerate(shapes):
-        end = begin + slots * h * w
-        maps.append(flat[:, begin:end].float().mul_(scale[:, layer, None]).view(count, slots, 1, h, w))
-        begin = end
-    logits = _logits(table, kept.long(), kept_logits, settings.num_classes)
+    maps = _maps(table, kept.shape[1] if settings.linear else len(settings.gammas))
+    logits, filled = _logits(table, kept, kept_logits, settings.num_classes)
     gamma = torch.full((count,), settings.gamma, dtype=torch.float64)
     contrast = Contrast(target, references, gamma, settings.weights)
-    ones = tuple(torch.ones(count, 1, h, w) for h, w in shapes)
-    size = (table.column("input_height")[0].as_py(), table.column("input_width")[0].as_py())
+    ones = tuple(torch.ones(count, 1, *of_layer.shape[3:]) for of_layer in maps)
     method = get(settings.method)
-    strategy = "explicit" if settings.against else settings.references
-    question = Question.make(
-        Method(method.name, _sum if settings.linear else _as_kept, _from_rows, method.summary, method.label),
-        settings.gamma,
-        # The stored logits are exact for the likeliest classes only, so the other strategies cannot pick again.
-        references=settings.references if settings.references == "predicted" else "similar",
-        num_references=settings.num_references,
-        weights=settings.weights,
-        fusion=settings.fusion,
-    )
+    rule = _sum if settings.linear else _as_kept
+    stored = Method(method.name, rule, _from_rows, method.summary, method.label, declared_linear=settings.linear)
     directions = torch.zeros(count, kept.shape[1], settings.num_classes, dtype=torch.float64)
-    directions.scatter_(2, kept.long()[:, :, None], 1.0)
-    # score methods took the empty input's score off the target's map alone, so another target is not theirs to answer
-    fixed = None if method.evidence == "gradients" else target
+    directions.scatter_(2, kept[:, :, None], 1.0)
     if settings.linear:
+        # Score methods subtract the score of the empty input from the target's map alone: no other target can be asked.
+        fixed = None if method.evidence == "gradients" else target
         evidence: Evidence = ClassMaps(logits, directions, ones, tuple(maps), None, fixed)
     else:
         evidence = StrengthMaps(logits, directions[:, :0], ones, (), None, None, contrast, settings.gammas, maps[0])
     return Explanation.of(
         contrast,
-        References(references, similarity, strategy),
-        question,
+        References(references, similarity, "explicit" if settings.against else settings.references),
+        replace(StoredQuestion.make(stored, **settings.asked), top=settings.top),
         ((IDENTITY, evidence),),
-        logits=logits.float(),
+        logits=filled.float(),
         layers=settings.layers,
-        image_size=size,
+        image_size=(table.column("input_height")[0].as_py(), table.column("input_width")[0].as_py()),
         class_names=settings.class_names,
         backend=StoredBackend(),
     )
 
 
-def _logits(table: Any, kept: Tensor, kept_logits: Tensor, classes: int) -> Tensor:
-    """`(N, K)` out of the likeliest classes, the kept ones and the total."""
+def _maps(table: Any, slots: int) -> list[Tensor]:
+    """The kept maps of each layer, `(N, slots, 1, h, w)`."""
+    count, grid = len(table), table.column("grid")[0].as_py()
+    shapes = list(zip(grid[::2], grid[1::2], strict=True))
+    flat, scale = _matrix(table, "evidence", count), _matrix(table, "scale", count)
+    sizes = [slots * h * w for h, w in shapes]
+    if flat.shape[1] != sum(sizes):
+        raise FinerCAMError(f"evidence of {flat.shape[1]} numbers for {slots} maps of {shapes}; the run is damaged")
+    return [
+        part.float().mul_(scale[:, layer, None]).view(count, slots, 1, *shapes[layer])
+        for layer, part in enumerate(flat.split(sizes, dim=1))
+    ]
+
+
+def _logits(table: Any, kept: Tensor, kept_logits: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The known logits `(N, K)`, of the most probable and the kept classes, and the same with the others filled in."""
     count = len(table)
     top, probabilities = _matrix(table, "top_ids", count).long(), _matrix(table, "top_probabilities", count).double()
     total = torch.tensor(table.column("log_total").to_pylist(), dtype=torch.float64)
@@ -173,11 +208,11 @@ def _logits(table: Any, kept: Tensor, kept_logits: Tensor, classes: int) -> Tens
     logits.scatter_(1, kept, kept_logits)
     known = logits.isfinite()
     unknown = classes - known.sum(1)
-    # what is left, but never more than the least of the likeliest has: rounding could make it so
+    # the rest of the probability, but never more than the least of the most probable ones: rounding could make it so
     left = (1 - (logits - total[:, None]).exp().sum(1)).clamp(min=1e-12) / unknown.clamp(min=1)
     filler = torch.minimum(left.log() + total, logits.gather(1, top).amin(1))
     filler = torch.where(filler.isfinite(), filler, total - 30)
-    return torch.where(known, logits, filler[:, None])
+    return logits, torch.where(known, logits, filler[:, None])
 
 
 def _matrix(table: Any, name: str, count: int) -> Tensor:
