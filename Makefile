@@ -28,7 +28,7 @@ bench: $(VENV)/.ready-dev  ## speed and memory against a plain forward pass and 
 docs: $(VENV)/.ready-dev  ## the documentation, into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-study: $(VENV)/.ready-dev  ## the tables of docs/evaluation.md
+study: $(VENV)/.ready-dev  ## the tables of docs/evaluation-appendix.md, and what other pages quote of them
 	$(BIN)/python -m benchmarks.study --out out/study --write
 
 fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing, a minute each (a job of its own: atheris is an extra)

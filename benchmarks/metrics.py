@@ -110,7 +110,7 @@ def imputation_speed(repeats: int, clock: Callable[[], float]) -> dict[str, floa
 
 
 def road_speed(repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """The whole metric (9 shares, both directions, combined) on one 224 px picture with the small CNN."""
+    """The complete metric (9 shares, both directions, combined) on one 224 px picture with the small CNN."""
     from pytorch_grad_cam.metrics.road import ROADCombined
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 

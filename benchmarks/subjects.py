@@ -81,7 +81,7 @@ def forward(subject: Subject, images: Tensor) -> Callable[[], Tensor]:
 
 
 def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Explanation]:
-    """One contrast, the paper's with three references unless told else, down to maps at the picture's resolution."""
+    """One contrast, by default the paper's with three references, down to maps at the picture's resolution."""
     explain = FinerCAM(subject.model, layer=subject.layer, **{"preset": "paper", **options})
 
     def work() -> Explanation:
@@ -131,7 +131,7 @@ def torch_cam(subject: Subject, images: Tensor, gamma: float = 0.6, references: 
 def torch_cam_sweep(
     subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS, retain: bool = False
 ) -> Callable[[], list[Tensor]]:
-    """Three modes times eleven strengths. The model runs anew for each, or, with `retain`, once with its graph kept."""
+    """Three modes times eleven strengths. The model runs again for each, or, with `retain`, once with its graph kept."""
     from torchcam.methods import FinerCAM as Peer
 
     options = {} if subject.prefix is None else {"reshape_transform": subject.to_maps}

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+from finercam import metrics
 from finercam.data import ImageDataset
 from finercam.data.attributes import KEYPOINT_PARTS, PARTS
 from finercam.data.cub import CUB
+from finercam.images import Preprocess
+from finercam.models import LoadedModel
 
 
 def test_splits_labels_and_names(cub_tree, labels_of):
@@ -158,3 +163,24 @@ def test_siblings_share_the_last_word_of_their_names(cub_tree):
     assert CUB(cub_tree).siblings("Brewer Blackbird") == (1,) and CUB(cub_tree).siblings(1) == (0,)
     (cub_tree / "classes.txt").write_text("1 001.Brewer_Blackbird\n2 002.American_Crow\n")
     assert CUB(cub_tree).siblings(0) == ()
+
+
+def test_keypoints_and_attributes_reach_the_evaluation(attributes, tmp_path):
+    """The one picture with visible keypoints: every pixel near the tail or the beak is on a part that differs."""
+    from finercam.evaluation import evaluate
+
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+    data = CUB(attributes)
+    model = LoadedModel(net.eval(), Preprocess((40, 60), mode="squash"), list(reversed(data.classes)), "small")
+    lines = evaluate(data, model, tmp_path, contrasts=["pair"], groups=["parts"])
+    (uniform,) = [x for x in lines if (x.contrast, x.metric) == ("uniform", "part_share")]
+    placed = model.preprocess.annotation(data[0].annotation, data[0].open().size)
+    points = torch.tensor([list(placed.keypoints.values())])
+    x0, y0, x1, y1 = placed.box
+    radius = torch.tensor([0.12 * ((x1 - x0) * (y1 - y0)) ** 0.5])
+    nearest = metrics.keypoint_regions(points, radius, (40, 60))[0]
+    parts = [KEYPOINT_PARTS[name] for name in placed.keypoints]
+    known = data.attribute_difference(0, 1)
+    share = sum((nearest == k).sum().item() for k, part in enumerate(parts) if known.get(part, 0) == 0.75)
+    whole = sum((nearest == k).sum().item() for k, part in enumerate(parts) if part in known)
+    assert uniform.pictures == 1 and uniform.mean == pytest.approx(share / whole)

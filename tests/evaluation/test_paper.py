@@ -43,7 +43,7 @@ def test_why_a_number_is_missing_is_said():
     lines = [line for line in LINES if line.metric == "deletion"]
     (row,) = paper_rows(lines, {"dataset": "birds", "metrics": ["deletion"]})
     assert {name: cell for name, cell in row.cells.items() if name != "Del"} == dict.fromkeys(
-        ("RD@5", "RD@10", "Loc"), "not asked for"
+        ("RD@5", "RD@10", "Loc"), "not measured"
     )
     settings = {"dataset": "birds", "metrics": ["paper"], "left out": {"localisation": "boxes or object masks"}}
     (row,) = paper_rows(lines, settings)

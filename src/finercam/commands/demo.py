@@ -17,8 +17,8 @@ __all__ = ["demo"]
 
 SEED = 4242
 COLUMNS = (
-    "discriminative_energy", "discriminative_pointing", "shared_energy", "background_energy",
-    "rd@5% held-out", "rd@10% held-out",
+    "discriminative_ap", "discriminative_pointing", "rd@5% held-out",
+    "discriminative_energy", "shared_energy", "background_energy",
 )  # fmt: skip
 
 

@@ -41,8 +41,8 @@ def parse_ask(text: str) -> Ask:
 
     Raises FinerCAMError for anything else.
 
-    >>> asked = parse_ask("predicted:1:0.9").question
-    >>> asked.references, asked.num_references, asked.gamma.item(), asked.weights
+    >>> question = parse_ask("predicted:1:0.9").question
+    >>> question.references, question.num_references, question.gamma.item(), question.weights
     ('predicted', 1, 0.9, 'mean')
     """
     if text in NAMED:

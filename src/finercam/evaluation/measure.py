@@ -88,7 +88,7 @@ def _measure_batch(plan: Plan, loaded: Loaded, notes: dict[int, Annotation]) -> 
     base = _base_rows(loaded, seen.logits, questions)
     rows: Rows = []
     plain: Tensor | None = None
-    for method, contrast, maps in seen.signed_maps(questions.asked):
+    for method, contrast, maps in seen.signed_maps(questions.contrasts):
         plain = maps if plain is None else plain
         rows += _rows(base, method, contrast, _columns(batch, maps, maps, plan.groups))
     assert plain is not None
@@ -105,7 +105,7 @@ def _measure_batch(plan: Plan, loaded: Loaded, notes: dict[int, Annotation]) -> 
 
 def _last_layer(plan: Plan, loaded: Loaded, images: Tensor, questions: Questions) -> Iterable[NamedMap]:
     assert plan.last is not None
-    return plan.last.look(loaded, images).signed_maps(questions.asked[:1])  # the first contrast is "plain"
+    return plan.last.look(loaded, images).signed_maps(questions.contrasts[:1])  # the first contrast is "plain"
 
 
 def _questions(plan: Plan, loaded: Loaded, logits: Tensor, seeds: list[int]) -> Questions:

@@ -38,7 +38,7 @@ class PaperRow:
 def paper_rows(lines: Sequence[Line], settings: Mapping[str, Any]) -> list[PaperRow]:
     """The rows of one evaluation: its methods, each under every contrast but the plain one.
 
-    `settings` are those of the evaluation: its dataset, the measures asked for and those the data cannot give.
+    `settings` are those of the evaluation: its dataset, the metrics that were wanted and those that the data cannot give.
     """
     found = {(line.method, line.contrast, line.metric): line for line in lines}
     maps = dict.fromkeys((line.method, line.contrast) for line in lines)
@@ -99,7 +99,7 @@ def _cell(
     if group in settings.get("left out", {}):
         return f"no {settings['left out'][group]}"
     measured = {"paper", group} & set(settings["metrics"])
-    return "undefined on every picture" if measured else "not asked for"
+    return "undefined on every picture" if measured else "not measured"
 
 
 def _shown(cell: tuple[Line, Line] | str) -> str:

@@ -130,7 +130,7 @@ class Plan:
 
 
 def make_plan(dataset: ImageDataset, model: LoadedModel, options: Options, run: Run | None) -> Plan:
-    """Check everything and settle what is open. Raises FinerCAMError as `finercam.evaluate` says."""
+    """Check everything, and fill in what is left open. Raises FinerCAMError as `finercam.evaluate` says."""
     options = _with_defaults(options, run)
     asks = [parse_ask(text) for text in dict.fromkeys(("plain", *(options.contrasts or ())))]
     methods = [method_registry.get(name) for name in options.methods or ()]

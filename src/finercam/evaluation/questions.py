@@ -16,11 +16,11 @@ from finercam.evaluation.ask import Ask
 from finercam.explainer import FinerCAM
 from finercam.question import BoundQuestion, checked_gammas
 
-__all__ = ["AskedContrast", "Questions", "resolve_questions"]
+__all__ = ["NamedContrast", "Questions", "resolve_questions"]
 
 
 @dataclass(frozen=True)
-class AskedContrast:
+class NamedContrast:
     """A contrast by its name in the tables, with the classes that it means for one batch."""
 
     name: str
@@ -31,12 +31,12 @@ class AskedContrast:
 class Questions:
     """All contrasts of a batch, and by name the rival classes `(N,)` that confidence drops are measured against."""
 
-    asked: list[AskedContrast]
+    contrasts: list[NamedContrast]
     rivals: dict[str, Tensor]
 
     @property
     def target(self) -> Tensor:
-        return self.asked[0].contrast.target
+        return self.contrasts[0].contrast.target
 
 
 def resolve_questions(
@@ -56,7 +56,7 @@ def resolve_questions(
     rows = None if head is None else head[0].cpu()
     strongest = metrics.strongest_rival(logits, target)
     rival = strongest if siblings is None else _likeliest(logits, siblings, strongest)
-    asked = []
+    named = []
     for ask in asks:
         against = rival[:, None] if ask.pick == "rival" else None
         if ask.pick == "random":
@@ -65,16 +65,16 @@ def resolve_questions(
         if rows is None and bool((question.gamma == 0).all()):  # then the references do not count
             question = question.changed(references="predicted")
         bound = BoundQuestion(question, checked_gammas(question.gamma, len(target)), target, against)
-        asked.append(AskedContrast(ask.name, bound.resolve(logits, rows)[0]))
+        named.append(NamedContrast(ask.name, bound.resolve(logits, rows)[0]))
     closest = logits if rows is None else similarity(rows, target).double()
     own = [
         each.contrast.references
-        for each, ask in zip(asked, asks, strict=True)
+        for each, ask in zip(named, asks, strict=True)
         if ask.pick != "random" and ask.question.references != "all"
     ]
     taken = torch.cat([*own, rival[:, None], strongest[:, None]], 1)
     rivals = {"rival": rival, "similar": metrics.strongest_rival(closest, target), "strongest": strongest}
-    return Questions(asked, rivals | {"held-out": metrics.held_out_rival(closest, target, taken)})
+    return Questions(named, rivals | {"held-out": metrics.held_out_rival(closest, target, taken)})
 
 
 def _random_classes(num_classes: int, target: Tensor, count: int, seeds: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from finercam.core.maps import signed_map, upsample
 from finercam.core.references import NONE
 from finercam.data.batches import Batch
 from finercam.errors import FinerCAMError
-from finercam.evaluation.questions import AskedContrast
+from finercam.evaluation.questions import NamedContrast
 from finercam.explainer import FinerCAM
 from finercam.methods import Method
 from finercam.methods.source import Source
@@ -36,7 +36,7 @@ class LookedAt(Protocol):
     @property
     def logits(self) -> Tensor: ...
 
-    def signed_maps(self, asked: Sequence[AskedContrast]) -> Iterator[NamedMap]: ...
+    def signed_maps(self, named: Sequence[NamedContrast]) -> Iterator[NamedMap]: ...
 
 
 class MapSource(Protocol):
@@ -71,17 +71,17 @@ class LiveBatch:
     def logits(self) -> Tensor:
         return self.source.logits
 
-    def signed_maps(self, asked: Sequence[AskedContrast]) -> Iterator[NamedMap]:
+    def signed_maps(self, named: Sequence[NamedContrast]) -> Iterator[NamedMap]:
         """The methods that gather the same evidence share it, and the first ones share the capture itself."""
-        kept = _directions(self.logits.cpu().double(), asked)
+        kept = _directions(self.logits.cpu().double(), named)
         images, first = self.source.images, True
         size = (images.shape[2], images.shape[3])
         for gather in dict.fromkeys(method.gather for method in self.methods):
-            evidence = gather(self.source if first else self.explain.capture(images), asked[0].contrast, kept)
+            evidence = gather(self.source if first else self.explain.capture(images), named[0].contrast, kept)
             first = False
             for method in self.methods:
                 if method.gather is gather:
-                    for each in asked:
+                    for each in named:
                         signed = signed_map(evidence, each.contrast, method.rule, self.explain.question.fusion)
                         yield method.name, each.name, upsample(signed, size)
 
@@ -102,9 +102,9 @@ def control_maps(name: str, like: Tensor, seeds: Sequence[int]) -> tuple[Tensor,
     return made, made
 
 
-def _directions(logits: Tensor, asked: Sequence[AskedContrast]) -> Tensor:
+def _directions(logits: Tensor, named: Sequence[NamedContrast]) -> Tensor:
     """One direction for each class that any narrow question names, and two for each wide one."""
-    contrasts = [each.contrast for each in asked]
+    contrasts = [each.contrast for each in named]
     # orthogonal weights follow from the channel weights of each class, so each has to be kept
     narrow = [c for c in contrasts if c.references.shape[1] <= WIDE or c.weights == "orthogonal"]
     wide = [c for c in contrasts if c.references.shape[1] > WIDE and c.weights not in ("orthogonal", "released")]

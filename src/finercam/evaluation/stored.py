@@ -18,7 +18,7 @@ from finercam.data.batches import Batch
 from finercam.data.sample import ImageDataset
 from finercam.data.source import ReaderSource
 from finercam.errors import FinerCAMError
-from finercam.evaluation.questions import AskedContrast
+from finercam.evaluation.questions import NamedContrast
 from finercam.evaluation.sources import NamedMap
 from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
@@ -137,9 +137,9 @@ class StoredBatch:
     images: Tensor
     logits: Tensor
 
-    def signed_maps(self, asked: Sequence[AskedContrast]) -> Iterator[NamedMap]:
+    def signed_maps(self, named: Sequence[NamedContrast]) -> Iterator[NamedMap]:
         """Every contrast, answered from the stored evidence. Raises FinerCAMError for what the run did not keep."""
-        for each in asked:
+        for each in named:
             maps = torch.empty(len(self.images), *self.images.shape[2:])
             whole = each.contrast
             for places, answer in self.parts:
@@ -154,11 +154,11 @@ class StoredBatch:
                 maps[places] = upsample(signed, answer.image_size)
             yield self.method.name, each.name, maps.to(self.images.device)
 
-    def _refusal(self, asked: AskedContrast, why: str) -> FinerCAMError:
+    def _refusal(self, named: NamedContrast, why: str) -> FinerCAMError:
         """What the run would have to keep for a contrast: for this batch, since later ones are not known yet."""
-        target, linear = asked.contrast.target, self.run.manifest.settings.linear
-        classes = torch.cat([target[:, None], asked.contrast.references], 1)
-        classes[:, 1:].masked_fill_(asked.contrast.gamma[:, None] == 0, NONE)
+        target, linear = named.contrast.target, self.run.manifest.settings.linear
+        classes = torch.cat([target[:, None], named.contrast.references], 1)
+        classes[:, 1:].masked_fill_(named.contrast.gamma[:, None] == 0, NONE)
         rank = self.logits.cpu().double().argsort(dim=1, descending=True, stable=True).argsort(1)
         needed, elsewhere = 0, False
         for places, answer in self.parts:
@@ -173,7 +173,7 @@ class StoredBatch:
             how = f"finercam run with --keep {needed} or more ({self.logits.shape[1]} keeps every class)"
         else:
             how = why
-        return FinerCAMError(f"contrast {asked.name!r} needs what {self.run.store.place} did not keep: {how}")
+        return FinerCAMError(f"contrast {named.name!r} needs what {self.run.store.place} did not keep: {how}")
 
 
 def own_question(settings: Settings) -> tuple[str, ...]:
@@ -184,13 +184,13 @@ def own_question(settings: Settings) -> tuple[str, ...]:
 
 
 def own_or_refused(run: Run, what: str, given: Any, own: Sequence[str]) -> list[str]:
-    """How the run's maps were made; raises FinerCAMError where something else is asked."""
-    asked = list(own) if given is None else [given] if isinstance(given, str) else list(given)
-    if asked != list(own):
+    """How the run's maps were made; raises FinerCAMError where something else is given."""
+    wanted = list(own) if given is None else [given] if isinstance(given, str) else list(given)
+    if wanted != list(own):
         raise FinerCAMError(
-            f"{what} {', '.join(asked)}: the maps in {run.store.place} are of {', '.join(own)}; leave --{what} out"
+            f"{what} {', '.join(wanted)}: the maps in {run.store.place} are of {', '.join(own)}; leave --{what} out"
         )
-    return asked
+    return wanted
 
 
 def _knows_all(row: dict[str, Any], settings: Settings) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finercam import metrics
 from finercam.annotation import Annotation
+from finercam.data.attributes import KEYPOINT_PARTS
 from finercam.data.sample import ImageDataset
 from finercam.images import Preprocess
 from finercam.io import one_line
@@ -96,7 +97,7 @@ def _parts(
     assert difference is not None
     known: list[Mapping[str, float]] = [{} if None in (c, d) else difference(c, d) for c, d in pairs]
     names = sorted({name for note in placed for name in note.keypoints})
-    of_keypoint = {name: _part_of(name, {part for of_pair in known for part in of_pair}) for name in names}
+    of_keypoint = {name: KEYPOINT_PARTS.get(name, name) for name in names}
     parts = sorted(set(of_keypoint.values())) or ["none"]
     points = torch.full((len(placed), len(names), 2), torch.nan)
     differences = torch.full((len(placed), len(parts)), torch.nan)
@@ -111,16 +112,6 @@ def _parts(
     nearest = metrics.keypoint_regions(points, radius, size)
     number = torch.tensor([*(parts.index(of_keypoint[name]) for name in names), -1])  # the last is for "no keypoint"
     return number[nearest], differences
-
-
-def _part_of(keypoint: str, parts: Collection[str]) -> str:
-    """The part that a keypoint lies on, by the names of the attributes: "left wing" is of "wings" or "wing".
-
-    >>> _part_of("left wing", {"wings", "tail"}), _part_of("beak", {"tail"})
-    ('wings', 'beak')
-    """
-    one = keypoint.removeprefix("left ").removeprefix("right ")
-    return next((name for name in (keypoint, one, f"{one}s") if name in parts), one)
 
 
 def _box(note: Annotation, size: tuple[int, int]) -> np.ndarray | None:
