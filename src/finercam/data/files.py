@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import image_size, read_image
+from finercam.io import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,28 +131,31 @@ def safe_path(root: Path, relative: str, *, follow: bool = True) -> Path:
     return path
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8 that are not blank."""
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8. Raises FinerCAMError for a file that cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FinerCAMError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
         raise FinerCAMError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise FinerCAMError(f"{path} cannot be read: {error.strerror}") from None
-    return [line for line in text.splitlines() if line.strip()]
+        raise FinerCAMError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file in UTF-8 that are not blank."""
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises FinerCAMError for a file that is missing, broken or nested too deeply."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise FinerCAMError(f"{path} does not exist") from None
+        return json.loads(text)
     except RecursionError:
         raise FinerCAMError(f"{path} is nested too deeply to be read") from None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise FinerCAMError(f"{path} is not readable JSON: {error}") from None
 
 

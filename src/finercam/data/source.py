@@ -221,8 +221,8 @@ class FolderSource(_FileSource):
 
     def _listed(self, path: Path, label: str | None, refused: str | None = None) -> Listed:
         text = path.relative_to(self.root).as_posix()
-        if not _is_text(text):
-            return Listed(_readable(text), None, refused or "its name is not UTF-8; rename it")
+        if (shown := _readable(text)) != text:
+            return Listed(shown, None, refused or "its name is not UTF-8; rename it")
         return Listed(text, label, refused)
 
 
@@ -237,7 +237,7 @@ class ListSource(_FileSource):
 
     def entries(self) -> Iterator[Listed]:
         for path, label, box in read_rows(self.path):
-            label = label if label is not None and _is_text(label) and "\0" not in label else None
+            label = None if label is None or "\0" in label else _readable(label)
             try:
                 safe_path(self.root, path, follow=False)
             except FinerCAMError as error:
@@ -336,13 +336,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _readable(text: str) -> str:
+    """The text with escapes in the place of bytes that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

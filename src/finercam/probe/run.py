@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +138,12 @@ def probe(
     backbones = list(backbone) if isinstance(backbone, Sequence) else [backbone]
 
     def read(one: Backbone, split: str, dataset: ImageDataset) -> Features:
-        step = None if progress is None else partial(_step, progress, split, len(dataset))
+        def report(count: int) -> None:
+            if progress is not None:
+                progress(split, count, len(dataset))
+
         folder = None if cache is None else Path(cache)
-        return extract(dataset, one, folder, batch_size=batch_size, workers=workers, progress=step)
+        return extract(dataset, one, folder, batch_size=batch_size, workers=workers, progress=report)
 
     fitted = [_fit(train, val, one, how, read, test is None, len(backbones) > 1) for one in backbones]
     best = min(fitted, key=lambda one: one.sweep.validation[1])
@@ -164,10 +166,6 @@ def probe(
     return ProbeResult(
         model, classes, measured, best.sweep.weight_decay, best.sweep.tried, pools, provenance, errors, where
     )
-
-
-def _step(progress: Callable[[str, int, int], object], split: str, total: int, done: int) -> None:
-    progress(split, done, total)
 
 
 def _fit(
