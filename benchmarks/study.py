@@ -144,11 +144,19 @@ def layers_table(study: Study) -> str:
                 plain, pair = (_get(lines, method, ask, ENERGY) for ask in ("plain", "pair"))
                 hit = _get(lines, method, "pair", POINTING)
                 rows.append(
-                    [model, text, method, f"{plain.mean:.3f}", f"{pair.mean:.3f}", _ratio(pair), f"{hit.mean:.2f}"]
+                    [
+                        model,
+                        text.replace("*", " × "),
+                        method,
+                        f"{plain.mean:.3f}",
+                        f"{pair.mean:.3f}",
+                        _ratio(pair),
+                        f"{hit.mean:.2f}",
+                    ]
                 )
     head = (
         "model",
-        "layers (+ mean, * product)",
+        "layers (+ mean, × product)",
         "method",
         "energy, plain",
         "energy, pair",
@@ -380,7 +388,8 @@ def _best(values: Sequence[float]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2), *rows]
+    ruler = ["---" if cell[:1].isalpha() else "--:" for cell in rows[0]]
+    lines = [head, ruler, *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
 
 

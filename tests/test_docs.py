@@ -257,6 +257,20 @@ def test_quoted_tables_are_those_of_the_study(name, least):
     assert page.count("<!-- quote ") == page.count("<!-- /quote -->") >= least
 
 
+def test_the_study_writes_its_tables_where_the_pages_quote_them(tmp_path, monkeypatch):
+    from benchmarks import quote, study
+
+    for name in (quote.STUDY.name, *quote.PAGES):
+        (tmp_path / name).write_text(PAGES[name].read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(quote, "DOCS", tmp_path)
+    monkeypatch.setattr(quote, "STUDY", tmp_path / quote.STUDY.name)
+    header, rows = quote.read_table(PAGES["evaluation-appendix.md"].read_text(encoding="utf-8"), "main")
+    rows[0][header.index("AP")] = "0.987"
+    study.write_page({"main": study._table(header, rows)})
+    for name in (quote.STUDY.name, "evaluation.md"):
+        assert (tmp_path / name).read_text(encoding="utf-8").count("0.987") == 1
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_are_there(page):
     text = re.sub(r"^```.*?^```", "", PAGES[page].read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
