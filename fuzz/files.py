@@ -19,11 +19,12 @@ __all__ = ["DOORS", "check", "named"]
 
 def _model(folder: Path, content: bytes) -> Any:
     from finercam.images import Preprocess
-    from finercam.models.directory import _check_architecture, _read_config, build_architecture
+    from finercam.models.architectures import build_architecture, check_architecture
+    from finercam.models.directory import _read_config
 
     (folder / "config.json").write_bytes(content)
     config = _read_config(folder)
-    _check_architecture(config.get("architecture"), "here")
+    check_architecture(config.get("architecture"), "here")
     if config["architecture"]["library"] == "builtin":
         build_architecture(config["architecture"], "here", 10_000)
     if isinstance(config.get("preprocess"), dict):
@@ -57,7 +58,7 @@ def _preprocess(folder: Path, content: bytes) -> Any:
 
 def _processor(folder: Path, content: bytes) -> Any:
     from finercam.data.files import read_json
-    from finercam.models.zoo import processor_settings
+    from finercam.models.preprocessing import processor_settings
 
     (folder / "x.json").write_bytes(content)
     found = read_json(folder / "x.json")

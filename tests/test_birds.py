@@ -50,7 +50,7 @@ def model(tmp_path_factory) -> Path:
         tmp_path_factory.mktemp("models") / "birds",
         network,
         architecture={"library": "timm", "name": "mobilenetv2_100", "kwargs": kwargs},
-        classes=(BIRDS / "labels.txt").read_text().splitlines(),
+        class_names=(BIRDS / "labels.txt").read_text().splitlines(),
         preprocess=Preprocess((224, 224), mode="squash", interpolation="bilinear", mean=grey, std=grey),
     )
 

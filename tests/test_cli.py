@@ -18,7 +18,7 @@ from finercam.cli import app, main
 from finercam.commands.pictures import find_pictures
 from finercam.images import Preprocess, read_image
 from finercam.models import load_model, save_directory
-from finercam.models.directory import build_architecture
+from finercam.models.architectures import build_architecture
 
 NAMES = ["wren", "<b>[red]robin[/]</b>", "finch\x1b[31m"]
 ARCHITECTURE = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 3}}
@@ -31,7 +31,7 @@ def model(tmp_path_factory) -> str:
     prepare = Preprocess((32, 32))
     return str(
         save_directory(
-            folder, build_architecture(ARCHITECTURE), architecture=ARCHITECTURE, classes=NAMES, preprocess=prepare
+            folder, build_architecture(ARCHITECTURE), architecture=ARCHITECTURE, class_names=NAMES, preprocess=prepare
         )
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,15 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from finercam.cli import app
+from finercam.concept import load_image_text
 from finercam.data import open_dataset
 from finercam.data.files import read_json
 from finercam.errors import FinerCAMError
 from finercam.images import MAX_BYTES, Preprocess, read_image
 from finercam.models import load_model, read_weights, save_directory
+from finercam.models.architectures import build_architecture
 from finercam.models.backbone import load_backbone
 from finercam.models.budget import Budget
-from finercam.models.directory import build_architecture
 from finercam.probe import compare
 from finercam.probe.released import read_head
 
@@ -64,6 +67,14 @@ def refused(call: Any, says: str = "") -> None:
         call()
     assert says in str(told.value) and "\n" not in str(told.value)
     assert len(str(told.value)) < 600
+
+
+def claiming(path: Path, architecture: dict[str, Any]) -> Path:
+    """A small model folder whose config.json names another architecture than its weights are of."""
+    folder = save_directory(path / "model", build_architecture(CNN), architecture=CNN)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": architecture}))
+    return folder
 
 
 def run(*words: object) -> Any:
@@ -226,8 +237,131 @@ def test_an_absurd_architecture_is_one_line(change: dict[str, Any], says: str, t
     ids=lambda value: f"{value['library']}-{next(iter(value['kwargs']))}",
 )
 def test_no_library_is_let_to_fill_the_memory(architecture: dict[str, Any], tmp_path: Path) -> None:
-    folder = save_directory(tmp_path / "model", build_architecture(CNN), architecture=architecture)
-    refused(lambda: load_model(folder), "too many for its weights")
+    refused(lambda: load_model(claiming(tmp_path, architecture)), "too many for its weights")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"library": "transformers", "name": "vit", "kwargs": {"num_labels": 10**8}},
+        {"library": "transformers", "name": "clip", "kwargs": {"vision_config": {"num_labels": 10**8}}},
+        {
+            "library": "probed",
+            "name": "x",
+            "kwargs": {
+                "backbone": {
+                    "library": "transformers",
+                    "name": "resnet",
+                    "kwargs": {"depths": [10**8]},
+                    "pool": "avg",
+                },
+                "dim": 2,
+                "num_classes": 2,
+                "bias": True,
+            },
+        },
+    ],
+    ids=("classifier", "part", "backbone"),
+)
+def test_tables_that_a_library_makes_before_the_model_are_limited_too(
+    architecture: dict[str, Any], tmp_path: Path
+) -> None:
+    """transformers makes a dictionary of `num_labels` names, 11 GB for 268 bytes of configuration."""
+    folder = claiming(tmp_path, architecture)
+    tracemalloc.start()
+    try:
+        refused(lambda: load_model(folder), "too many for its weights")
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+VIT |= {"image_size": 32, "patch_size": 16}
+CLIP_PARTS = {"text_config": VIT | {"vocab_size": 10}, "projection_dim": 8}
+ELSEWHERE = {
+    "hub": ("timm_wrapper", {"architecture": "hf-hub:timm/resnet18.a1_in1k"}),
+    "folder": ("timm_wrapper", {"architecture": "local-dir:/etc"}),
+    "backbone": ("upernet", {"backbone": "microsoft/resnet-50"}),
+    "attention": ("vit", {**VIT, "attn_implementation": "org/repo"}),
+    "hidden-attention": ("vit", {**VIT, "_attn_implementation": "org/repo"}),
+    "part": ("clip", {**CLIP_PARTS, "vision_config": {**VIT, "attn_implementation": "org/repo"}}),
+    "name": ("vit", {**VIT, "hidden_act": "org/repo"}),
+}
+
+
+@pytest.fixture
+def unplugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Every try to reach the network is refused at the socket, and fails the test at its end."""
+    tried: list[Any] = []
+
+    def refuse(*args: Any, **_options: Any) -> None:
+        tried.append(args[-2:])
+        raise ConnectionRefusedError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield
+    assert tried == []
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_model_folder_leads_nowhere_else(case: str, unplugged: None, tmp_path: Path) -> None:
+    name, kwargs = ELSEWHERE[case]
+    architecture = {"library": "transformers", "name": name, "kwargs": kwargs}
+    refused(lambda: load_model(claiming(tmp_path, architecture)), str(tmp_path))
+    with pytest.raises(FinerCAMError, match=r"here|allowed"):
+        build_architecture(architecture)
+    with pytest.raises(FinerCAMError):
+        save_directory(tmp_path / "other", torch.nn.Linear(1, 1), architecture=architecture)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "kwargs"),
+    [
+        ("timm", "resnet18", {"features_only": True}),
+        ("timm", "vit_tiny_patch16_224", {"act_layer": "../../etc/x"}),
+        ("timm", "resnet18", {"pretrained_cfg_overlay": {"file": "/etc/x"}}),
+        ("torchvision", "resnet18", {"weights": "DEFAULT"}),
+        ("torchvision", "resnet18", {"check_hash": True, "model_dir": "/etc"}),
+        ("open_clip", "ViT-B-32", {"pretrained": "openai"}),
+        ("open_clip", "ViT-B-32", {"force_custom_text": True}),
+        ("open_clip", "hf-hub:org/repo", {}),
+    ],
+)
+def test_options_that_are_not_known_are_refused(
+    library: str, name: str, kwargs: dict[str, Any], unplugged: None
+) -> None:
+    with pytest.raises(FinerCAMError, match=r"allowed|has no architecture"):
+        build_architecture({"library": library, "name": name, "kwargs": kwargs}, budget=0)
+
+
+def test_an_image_tower_needs_no_text_tower_of_the_hub(unplugged: None) -> None:
+    """open_clip describes the text tower of this one by a repository."""
+    tower = build_architecture(
+        {"library": "open_clip", "name": "coca_roberta-ViT-B-32", "kwargs": {"image_size": 32}}
+    )
+    with torch.no_grad():
+        assert tower.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+
+
+@pytest.mark.parametrize("case", [case for case in ELSEWHERE if case != "name"])
+@pytest.mark.parametrize("load", [load_model, load_backbone, load_image_text], ids=lambda load: load.__name__)
+def test_a_folder_of_transformers_leads_nowhere_else(
+    case: str, load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, settings = ELSEWHERE[case]
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "model_type": name}))
+    monkeypatch.setattr(
+        "finercam.models.hub._hub_answers", lambda: True
+    )  # the only look at the network that is meant
+    with monkeypatch.context() as patched:
+        tried: list[Any] = []
+        patched.setattr(socket.socket, "connect", lambda *args: tried.append(args))
+        patched.setattr(socket, "getaddrinfo", lambda *args, **_: tried.append(args))
+        refused(lambda: load(f"hf/{tmp_path}"), "which leads elsewhere")
+        assert tried == []
 
 
 def test_the_budget_brings_no_compiler() -> None:
@@ -337,7 +471,7 @@ def test_lists_lead_nowhere_else_and_names_write_nowhere_else(tmp_path: Path) ->
     assert [sample.id for sample in dataset] == ["sub/b.png", "a.png"]
     assert len(dataset.skipped) == len(outside)  # type: ignore[attr-defined]
     names = ["../../up", "/etc/x\x1b[2J<script>alert(1)</script>"]
-    folder = save_directory(tmp_path / "model", build_architecture(CNN), architecture=CNN, classes=names)
+    folder = save_directory(tmp_path / "model", build_architecture(CNN), architecture=CNN, class_names=names)
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "out")}
     done = run("explain", inside / "a.png", "--model", folder, "--target", "0", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output

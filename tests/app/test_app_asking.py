@@ -56,7 +56,9 @@ def hostile(tmp_path):
     torch.manual_seed(1)
     folder = tmp_path / "birds"
     architecture = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 5}}
-    save_directory(folder, PatchCNN(5), architecture=architecture, classes=HOSTILE, preprocess=Preprocess((64, 64)))
+    save_directory(
+        folder, PatchCNN(5), architecture=architecture, class_names=HOSTILE, preprocess=Preprocess((64, 64))
+    )
     return opened.open_model(str(folder))
 
 

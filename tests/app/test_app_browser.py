@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "birds"
     architecture = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 4}}
     return save_directory(
-        path, PatchCNN(4), architecture=architecture, classes=HOSTILE, preprocess=Preprocess((64, 64))
+        path, PatchCNN(4), architecture=architecture, class_names=HOSTILE, preprocess=Preprocess((64, 64))
     )
 
 

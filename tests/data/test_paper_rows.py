@@ -19,7 +19,7 @@ from finercam.cli import app
 from finercam.data import open_dataset
 from finercam.images import Preprocess
 from finercam.models import save_directory
-from finercam.models.directory import build_architecture
+from finercam.models.architectures import build_architecture
 
 METHODS = ["gradcam", "layercam", "scorecam"]
 
@@ -82,7 +82,7 @@ def brightness(folder, classes):
         model.head.weight[:, 0] = 4 + torch.rand(len(classes), generator=random)
         model.head.weight[:, 1:] = torch.rand(len(classes), 3, generator=random)
     prepare = Preprocess(mode="native", max_side=64, multiple=4, mean=(0, 0, 0), std=(1, 1, 1))
-    return save_directory(folder, model, architecture=architecture, classes=classes, preprocess=prepare)
+    return save_directory(folder, model, architecture=architecture, class_names=classes, preprocess=prepare)
 
 
 def evaluated(data, tmp_path, *options):

@@ -17,7 +17,8 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from finercam import FinerCAM, FinerCAMError, load_model
-from finercam.models.backbone import Backbone, load_backbone, tower_without_weights
+from finercam.models.architectures import build_tower
+from finercam.models.backbone import Backbone, load_backbone
 from finercam.models.native import any_size
 from finercam.models.probed import Probed, probed, save_probed
 from finercam.models.towers import OpenClipTower, positions, tower_of
@@ -427,14 +428,14 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 )
 def test_a_folder_cannot_name_what_is_not_known(architecture: dict[str, Any]) -> None:
     with pytest.raises(FinerCAMError):
-        tower_without_weights(architecture)
+        build_tower(architecture)
 
 
 def test_a_configuration_brings_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that would make transformers fetch kernels or code are left out."""
     taboo = {"_attn_implementation": "someone/kernel", "attn_implementation": "someone/kernel"}
     taboo |= {"auto_map": {"AutoModel": "someone/code--x.Y"}, "_name_or_path": "someone/else"}
-    tower: Any = tower_without_weights(
+    tower: Any = build_tower(
         {"library": "transformers", "name": "dinov2", "kwargs": {**SMALL, **taboo}, "pool": "avg"}
     )
     assert "someone" not in json.dumps(tower.model.config.to_dict(), default=str)

@@ -25,10 +25,10 @@ from finercam.models import (
     read_weights,
     save_directory,
 )
-from finercam.models.builtin import builtin_names
-from finercam.models.directory import build_architecture
+from finercam.models.architectures import build_architecture
 from finercam.models.loaded import parse_options
-from finercam.models.zoo import processor_settings
+from finercam.models.preprocessing import processor_settings
+from finercam.models.sources import builtin_names
 
 BIRDS = Path(__file__).parents[2] / ".." / "shared" / "data" / "inat-birds"
 WEIGHTS = Path(load_directory.__globals__["__file__"]).parent / "weights"
@@ -62,7 +62,7 @@ def saved(tmp_path: Path) -> Path:
         tmp_path / "model",
         model,
         architecture=BUILTIN,
-        classes=["wren", "robin", "jay"],
+        class_names=["wren", "robin", "jay"],
         preprocess=Preprocess((32, 48), mode="squash", mean=(0.1, 0.2, 0.3), std=(1, 2, 3)),
         provenance={"trained": "never"},
     )
@@ -338,7 +338,7 @@ def test_saving_again_replaces_and_failing_leaves_the_old(saved: Path, monkeypat
     assert (saved / "config.json").read_text() == before
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
     monkeypatch.undo()
-    save_directory(saved, fresh, architecture=BUILTIN, classes=["a", "b", "c"])
+    save_directory(saved, fresh, architecture=BUILTIN, class_names=["a", "b", "c"])
     assert load_directory(saved).class_names == ["a", "b", "c"]
     assert torch.equal(load_directory(saved).model.head.weight, fresh.head.weight)
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
@@ -493,7 +493,7 @@ def test_bird_classifier_as_a_folder(tmp_path: Path) -> None:
         tmp_path / "birds",
         model,
         architecture={"library": "timm", "name": "mobilenetv2_100", "kwargs": kwargs},
-        classes=(BIRDS / "labels.txt").read_text().splitlines(),
+        class_names=(BIRDS / "labels.txt").read_text().splitlines(),
         preprocess=Preprocess(
             (224, 224), mode="squash", interpolation="bilinear", mean=(128 / 255,) * 3, std=(128 / 255,) * 3
         ),

@@ -28,7 +28,7 @@ from finercam.images import Preprocess
 from finercam.models import LoadedModel, save_directory
 from finercam.models.backbone import load_backbone
 from finercam.models.native import any_size, at_native_size, native_preprocess
-from finercam.models.zoo import ImageTower
+from finercam.models.openclip import ImageTower
 
 VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64, "num_classes": 5}
 TIMM_VIT = "timm/vit_tiny_patch16_224?pretrained=false&" + "&".join(f"{key}={value}" for key, value in VIT.items())

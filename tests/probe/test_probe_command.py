@@ -35,7 +35,7 @@ def model(toys: Any, tmp_path: Path) -> Path:
     architecture = {"library": "builtin", "name": "cnn", "kwargs": options}
     return save_directory(
         tmp_path / "model", toys.seeded(PatchCNN(2, (8, 8, 16, 24))), architecture=architecture,
-        classes=["a", "b"], preprocess=Preprocess((32, 32)),
+        class_names=["a", "b"], preprocess=Preprocess((32, 32)),
     )  # fmt: skip
 
 

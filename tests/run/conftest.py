@@ -68,6 +68,6 @@ def saved_model(tmp_path_factory) -> Path:
         tmp_path_factory.mktemp("model") / "tiny",
         model,
         architecture={"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 5, "widths": [4, 6, 8, 8]}},
-        classes=NAMES,
+        class_names=NAMES,
         preprocess=Preprocess((16, 16)),
     )

@@ -54,7 +54,7 @@ def model_choices(more: Sequence[str] = ()) -> list[str]:
     >>> "fieldguide/cnn" in model_choices() and model_choices(["timm/resnet50"])[0]
     'timm/resnet50'
     """
-    from finercam.models.builtin import builtin_names
+    from finercam.models.sources import builtin_names
     from finercam.models.twotower import load_twotower
 
     found = [*more, *builtin_names()]

@@ -13,28 +13,20 @@ from torch import Tensor, nn
 from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
 from finercam.io import one_line, weights_hash
-from finercam.models import zoo
-from finercam.models.directory import build_architecture
+from finercam.models import huggingface
 from finercam.models.hub import fetching
-from finercam.models.load import load_model
-from finercam.models.loaded import check_options, parse_options
-from finercam.models.native import any_size, longest_side, native_preprocess
+from finercam.models.loaded import parse_options
+from finercam.models.native import encoder, longest_side, native_preprocess
 from finercam.models.towers import POOLS, Tower, tower_of
+from finercam.models.zoo import load_named, needs_library, timm_of_any_size
 
-__all__ = ["NORMALISATIONS", "Backbone", "load_backbone", "tower_without_weights"]
+__all__ = ["NORMALISATIONS", "Backbone", "load_backbone"]
 
 NORMALISATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 """Mean and deviation by name; the authors' heads over DINOv2 were made with CLIP's."""
-
-# Model types of transformers that towers are built from; no other is built on the word of a config.json.
-_HF_TYPES = (
-    *("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext", "vit", "deit", "vit_msn", "ijepa"),
-    *("clip", "clip_vision_model", "siglip", "siglip_vision_model"),
-    *("resnet", "convnext", "convnextv2", "swin", "swinv2", "mobilenet_v1", "mobilenet_v2", "efficientnet", "regnet"),
-)
 
 
 @dataclass(frozen=True)
@@ -135,126 +127,25 @@ def load_backbone(
     return Backbone(tower, dim, preprocess, text, {**architecture, "pool": pool}, provenance)
 
 
-def tower_without_weights(architecture: Mapping[str, Any]) -> Tower:
-    """The tower that `Backbone.architecture` names, with random weights; nothing is fetched."""
-    if not isinstance(architecture, Mapping) or set(architecture) != {"library", "name", "kwargs", "pool"}:
-        raise FinerCAMError(f"a backbone needs library, name, kwargs and pool, not {architecture!r:.200}")
-    library, name, kwargs = architecture["library"], architecture["name"], architecture["kwargs"]
-    if library == "transformers":
-        model = _hf_kind(name).from_config(name, kwargs)
-    else:
-        model = build_architecture({"library": library, "name": name, "kwargs": kwargs})
-        model = _bare(model)
-    return tower_of(model, str(architecture["pool"]))
-
-
-# --- the libraries
-
-
 def _load(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
-    """The model, its preprocessing and its architecture."""
+    """The encoder, its preprocessing and its architecture."""
     library, _, rest = name.partition("/")
-    if library == "timm" and rest:
-        with fetching(text):
-            return _from_timm(text, rest, options)
-    if library == "hf" and rest:
-        with fetching(text):
-            return _from_huggingface(text, rest, options)
-    loaded = load_model(text.partition("?")[0] + _query(options))
-    architecture = dict(loaded.source.get("architecture") or {})
-    if library == "open_clip":
-        kwargs = {key: options[key] for key in ("image_size",) if key in options}
-        architecture = {"library": "open_clip", "name": rest.partition("/")[0], "kwargs": kwargs}
-    elif library == "torchvision":
+    try:
+        if library == "hf" and rest:
+            with fetching(text):
+                return huggingface.load_tower(text, rest, options)
+        if library == "timm" and rest:
+            with fetching(text):
+                loaded, options = timm_of_any_size(text, rest, {**options, "num_classes": 0})
+        else:
+            loaded = load_named(text, name, options)
+    except FinerCAMError as error:
+        raise needs_library(text, error) from error
+    architecture = loaded.source.get("architecture")
+    if architecture is None:
         kwargs = {key: value for key, value in options.items() if key not in ("pretrained", "weights")}
-        architecture = {"library": "torchvision", "name": rest, "kwargs": kwargs}
-    elif library == "fieldguide":
-        from finercam.models.builtin import load_builtin
-
-        _, meta = load_builtin(loaded.name)
-        kwargs = {"num_classes": len(meta.class_names), **meta.options}
-        architecture = {"library": "builtin", "name": meta.architecture, "kwargs": kwargs}
-    return _bare(loaded.model), loaded.preprocess, {"kwargs": {}, **architecture}
-
-
-def _from_timm(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
-    loaded, wanted = zoo.timm_of_any_size(text, name, {**options, "num_classes": 0})
-    wanted.pop("pretrained", None)
-    return loaded.model, loaded.preprocess, {"library": "timm", "name": name, "kwargs": wanted}
-
-
-def _from_huggingface(
-    text: str, name: str, options: Mapping[str, Any]
-) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
-    from transformers import AutoConfig
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    check_options(text, options, ("revision",))
-    extra = dict(options)
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **extra)  # else it asks, and may run code
-    kind = _hf_kind(config.model_type)
-    if hasattr(config, "vision_config"):  # of a two-tower model; the width of the projection stands outside it
-        width = getattr(config, "projection_dim", None)
-        config = config.vision_config
-        config.projection_dim = width or getattr(config, "projection_dim", None)
-    model = kind.model_class().from_pretrained(name, config=config, weights_only=True, **kind.options, **extra)
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **extra)
-    # What is not a plain value is none of the image tower's own settings.
-    plain = {key: value for key, value in model.config.to_dict().items() if _is_plain(key, value)}
-    architecture = {"library": "transformers", "name": model.config.model_type, "kwargs": plain}
-    return model, zoo.processor_settings(settings), architecture
-
-
-@dataclass(frozen=True)
-class _HFKind:
-    """How transformers makes the image tower of a model type."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def model_class(self) -> Any:
-        import transformers
-
-        return getattr(transformers, self.name)
-
-    def from_config(self, model_type: str, kwargs: Mapping[str, Any]) -> nn.Module:
-        from transformers import AutoConfig
-
-        config = AutoConfig.for_model(model_type, **{k: v for k, v in kwargs.items() if _is_plain(k, v)})
-        maker = self.model_class()
-        return maker.from_config(config) if self.name == "AutoModel" else maker(config, **self.options)
-
-
-def _hf_kind(model_type: str) -> _HFKind:
-    if model_type not in _HF_TYPES:
-        raise FinerCAMError(f"transformers' {model_type!r} is no backbone here; known are {', '.join(_HF_TYPES)}")
-    if model_type.startswith("clip"):
-        return _HFKind("CLIPVisionModelWithProjection")
-    if model_type.startswith("siglip"):
-        return _HFKind("SiglipVisionModel")
-    if model_type in ("vit", "deit"):  # without a pooler, which checkpoints of classifiers do not have
-        return _HFKind({"vit": "ViTModel", "deit": "DeiTModel"}[model_type], {"add_pooling_layer": False})
-    return _HFKind("AutoModel")
-
-
-def _is_plain(key: str, value: Any) -> bool:
-    """Whether a setting of a configuration is kept: numbers, words and lists of them, no code and no kernels."""
-    single = bool | int | float | str
-    plain = isinstance(value, single) or (
-        isinstance(value, list | tuple) and all(isinstance(v, single) for v in value)
-    )
-    taboo = key.startswith("_") or any(word in key for word in ("implementation", "auto_map", "path", "kernels"))
-    return plain and not taboo and key not in ("model_type", "architectures", "transformers_version")
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """The encoder of a loaded model: its classifier off (timm), the tower out of its wrapper (open_clip)."""
-    if isinstance(model, zoo.ImageTower):
-        return any_size(model.visual)
-    if type(model).__module__.startswith("timm."):
-        reset: Any = getattr(model, "reset_classifier", None)
-        reset(0)
-    return model
+        architecture = {"library": library, "name": str(loaded.source["name"]), "kwargs": kwargs}
+    return encoder(loaded.model), loaded.preprocess, {"kwargs": {}, **architecture}
 
 
 def _on(device: str | torch.device, tower: Tower) -> Tower:
@@ -308,14 +199,6 @@ def _width(text: str, tower: Tower, preprocess: Preprocess) -> int:
         raise FinerCAMError(f"backbone {text!r}: {error}") from error
     except Exception as error:
         raise FinerCAMError(f"backbone {text!r} fails on a picture of {size}: {one_line(error)}") from error
-
-
-def _query(options: Mapping[str, Any]) -> str:
-    """Options in the form that `parse_options` reads."""
-    pairs = [
-        f"{key}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in options.items()
-    ]
-    return "?" + "&".join(pairs) if pairs else ""
 
 
 def _versions(architecture: Mapping[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from finercam.errors import FinerCAMError
+from finercam.models.sources import builtin_names
 
 __all__ = ["ARCHITECTURES", "BuiltinMeta", "PatchCNN", "PatchViT", "SmallResNet", "builtin_names", "load_builtin"]
 
@@ -204,18 +205,6 @@ class BuiltinMeta:
     layer: str
     """The dotted name of the layer that the maps are taken from."""
     training: dict[str, Any] = field(default_factory=dict)
-
-
-def builtin_names() -> list[str]:
-    """The names that `load_builtin` takes: the architectures whose trained weights are in the package.
-
-    >>> "fieldguide/cnn" in builtin_names()
-    True
-    """
-    weights = files("finercam.models") / "weights"
-    return [
-        f"fieldguide/{name}" for name in ARCHITECTURES if (weights / f"fieldguide-{name}" / "config.json").is_file()
-    ]
 
 
 def load_builtin(name: str) -> tuple[nn.Module, BuiltinMeta]:

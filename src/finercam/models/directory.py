@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from finercam.core.layers import unwrap
-from finercam.errors import FinerCAMError, suggest
+from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
 from finercam.io import one_line
-from finercam.models.budget import Budget
+from finercam.models.architectures import build_architecture, check_architecture
+from finercam.models.huggingface import config_names
 from finercam.models.loaded import LoadedModel
-from finercam.models.zoo import BUILDERS
 
-__all__ = ["build_architecture", "load_directory", "read_weights", "save_directory"]
+__all__ = ["is_directory", "load_directory", "no_directory", "read_weights", "save_directory"]
 
 FORMAT, VERSION = "finercam-model", 1
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 MAX_CONFIG = 1 << 24
 """Bytes of a config.json: 16 MiB hold the names of a quarter of a million classes."""
-# What would make a library fetch or open something else than the weights beside the configuration.
-_FORBIDDEN = ("pretrained", "checkpoint", "weights", "cache", "auto_map", "trust", "token", "file", "url")
 
 
 def save_directory(
@@ -39,23 +37,24 @@ def save_directory(
     model: nn.Module,
     *,
     architecture: Mapping[str, Any],
-    classes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a model as a folder that `load_model` reads; whole or not at all, replacing an older model there.
+    """Write a model as a folder that `load_model` reads: whole or not at all, replacing an older model there.
 
     architecture: `{"library": "timm", "name": "resnet18", "kwargs": {"num_classes": 7}}`; libraries are timm,
-    torchvision, transformers (name: the model type), open_clip, builtin, and probed (a backbone with a linear head). Raises FinerCAMError for an
-    architecture that could not be read again, and for a folder that holds something else.
+    torchvision, transformers (name: the model type), open_clip, builtin, and probed (a backbone with a linear head).
+    The fields of config.json are described in docs/your-model.md. Raises FinerCAMError for an architecture that could
+    not be read again, and for a folder that holds something else.
     """
     target = Path(path)
-    _check_architecture(architecture, str(target))
+    check_architecture(architecture, str(target))
     config = {
         "format": FORMAT,
         "version": VERSION,
         "architecture": dict(architecture),
-        "classes": None if classes is None else list(classes),
+        "classes": None if class_names is None else list(class_names),
         "preprocess": (preprocess or Preprocess((224, 224))).to_json(),
         "provenance": dict(provenance or {}),
     }
@@ -72,9 +71,12 @@ def save_directory(
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        save_model(unwrap(model), str(fresh / WEIGHTS[0]))
         (fresh / "config.json").write_text(text, encoding="utf-8")
-        fresh.chmod(0o755)
+        save_model(unwrap(model), str(fresh / WEIGHTS[0]))
+        # safetensors and mkdtemp make what only the owner can read; a folder and a file are as the umask says.
+        readable = (fresh / "config.json").stat().st_mode & 0o777
+        (fresh / WEIGHTS[0]).chmod(readable)
+        fresh.chmod(readable | (readable & 0o444) >> 2)
         _replace(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -96,15 +98,23 @@ def _replace(fresh: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def is_directory(name: str) -> bool:
+    """Whether a model string is the path of a folder with a config.json."""
+    try:
+        return (Path(name) / "config.json").is_file()
+    except (OSError, ValueError):  # too long for a file name
+        return False
+
+
 def load_directory(path: str | os.PathLike[str]) -> LoadedModel:
     """Read a model folder. Raises FinerCAMError, one line, for anything that is not a whole model."""
     folder = Path(path)
     config = _read_config(folder)
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
-        _check_architecture(config.get("architecture"), str(folder))
+        check_architecture(config.get("architecture"), str(folder))
         raise FinerCAMError(f"{folder} has no {WEIGHTS[0]}")
-    # One number takes a byte at least, and open_clip builds a text tower too, of up to twice the image tower's size.
+    # A number takes at least one byte; initialisation may need copies of a tensor for a while.
     model = build_architecture(config.get("architecture"), str(folder), 4 * weights.stat().st_size)
     _fill(model, read_weights(weights), weights)
     classes = config.get("classes")
@@ -114,7 +124,22 @@ def load_directory(path: str | os.PathLike[str]) -> LoadedModel:
     if not isinstance(preprocess, dict):
         raise FinerCAMError(f"{folder}/config.json: preprocess is missing")
     source = {"path": str(folder), "architecture": config["architecture"], "provenance": config.get("provenance")}
+    if classes is None:
+        classes = config_names(getattr(model, "config", None))
     return LoadedModel(model.eval(), Preprocess.from_json(preprocess), classes, folder.resolve().name, source)
+
+
+def no_directory(folder: Path) -> FinerCAMError:
+    """What to say of a folder without a config.json, or of a file: how its weights become a model folder."""
+    files = [folder] if folder.is_file() else sorted(folder.iterdir()) if folder.is_dir() else []
+    weights = next((file.name for file in files if file.suffix in _SUFFIXES), None)
+    if weights is None:
+        return FinerCAMError(f"{folder} is not a model folder: it has no config.json")
+    return FinerCAMError(
+        f"{folder} is not a model folder: it has no config.json. To make one of {weights}, build the model, load them "
+        'with read_weights, and call save_directory("FOLDER", model, architecture={"library": "timm", "name": '
+        '"resnet18", "kwargs": {"num_classes": 7}}, class_names=[…])'
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -123,7 +148,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise FinerCAMError(f"{folder}/config.json has {size:,} bytes; a model's has at most {MAX_CONFIG:,}")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FinerCAMError(f"{folder} is not a model folder: it has no config.json") from None
+        raise no_directory(folder) from None
     except FinerCAMError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -137,48 +162,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder}/config.json has version {config.get('version')!r:.80}; this finercam reads {VERSION}: update it"
         )
     return config
-
-
-def build_architecture(architecture: Any, where: str = "architecture", budget: int | None = None) -> nn.Module:
-    """The model that an architecture names, with random weights; only the known libraries can be named.
-
-    `budget` limits the numbers that the model may hold, beyond a floor of 32 million: see `finercam.models.budget`.
-
-    >>> build_architecture({"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 2}}).head.out_features
-    2
-    """
-    _check_architecture(architecture, where)
-    library, name = architecture["library"], architecture["name"]
-    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.get("kwargs", {}).items()}
-    if library == "transformers":
-        kwargs = architecture.get("kwargs", {})  # its configurations tell lists from tuples
-    try:
-        with torch.random.fork_rng(devices=[]), nullcontext() if budget is None else Budget(budget):
-            return BUILDERS[library](name, kwargs)
-    except FinerCAMError as error:
-        raise FinerCAMError(f"{where}: {error}") from error
-    except ImportError as error:
-        raise FinerCAMError(f"{where}: needs {library}, which is not installed: {one_line(error)}") from error
-    except Exception as error:
-        raise FinerCAMError(f"{where}: {library} cannot build {name!r:.80}: {one_line(error)}") from error
-
-
-def _check_architecture(architecture: Any, where: str) -> None:
-    if not isinstance(architecture, Mapping) or set(architecture) - {"library", "name", "kwargs"}:
-        raise FinerCAMError(f"{where}: architecture must have library, name and kwargs, not {architecture!r:.200}")
-    library, name, kwargs = architecture.get("library"), architecture.get("name"), architecture.get("kwargs", {})
-    if not isinstance(library, str) or library not in BUILDERS:
-        known = ", ".join(BUILDERS)
-        raise FinerCAMError(
-            f"{where}: unknown library {library!r:.80}; known are {known}.{suggest(str(library), BUILDERS)}"
-        )
-    if not isinstance(name, str) or len(name) > 200 or not isinstance(kwargs, Mapping):
-        raise FinerCAMError(f"{where}: architecture name must be text and kwargs a table")
-    for key in kwargs:
-        if not isinstance(key, str) or any(word in key.lower() for word in _FORBIDDEN):
-            raise FinerCAMError(
-                f"{where}: the architecture option {key!r:.80} is not allowed; weights lie in the folder"
-            )
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Fetching weights: a hub that cannot be reached is one sentence, and soon; nothing fetched may run code."""
+"""Fetching weights: a hub that cannot be reached gives one sentence quickly, and nothing fetched may run code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from unittest import mock
+from contextlib import contextmanager, nullcontext
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -17,7 +16,7 @@ from finercam.io import one_line
 
 __all__ = ["fetching"]
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds that a hub has to answer."""
 
 _NETWORK = ("ConnectError", "ConnectTimeout", "ReadTimeout", "OfflineModeIsEnabled", "LocalEntryNotFoundError")
@@ -34,23 +33,25 @@ _UNKNOWN = (
 def fetching(text: str) -> Iterator[None]:
     """Load a model that may need the network; whatever goes wrong becomes one FinerCAMError naming `text`.
 
-    The libraries retry for up to a minute: here the hub is tried once, and if it does not answer they are held to
-    their caches. Pickled weights are read with `weights_only`, whatever a library asks for.
+    The libraries retry for up to a minute. Here the hub is tried once, and if it does not answer they are restricted
+    to their caches. Pickled weights are read with `weights_only`, whatever a library requests.
     """
-    with ExitStack() as stack:
-        reachable = _hub_answers()
-        stack.enter_context(mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}))
-        if not reachable:
-            stack.enter_context(_offline())
-        timeout = socket.getdefaulttimeout()
-        stack.callback(socket.setdefaulttimeout, timeout)
-        socket.setdefaulttimeout(timeout or 2 * PATIENCE)
-        try:
+    reachable = _hub_answers()
+    timeout, before = socket.getdefaulttimeout(), os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    try:
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+        socket.setdefaulttimeout(timeout or 2 * TIMEOUT)
+        with nullcontext() if reachable else _offline():
             yield
-        except FinerCAMError:
-            raise
-        except Exception as error:
-            raise FinerCAMError(f"model {text!r}: {_reason(error, reachable)}") from error
+    except FinerCAMError:
+        raise
+    except Exception as error:
+        raise FinerCAMError(f"model {text!r}: {_reason(error, reachable)}") from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+        os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
+        if before is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
 
 
 def _hub_answers() -> bool:
@@ -63,7 +64,7 @@ def _hub_answers() -> bool:
     target = urlsplit(getproxies().get(urlsplit(constants.ENDPOINT).scheme) or constants.ENDPOINT)
     port = target.port or (80 if target.scheme == "http" else 443)
     try:
-        socket.create_connection((target.hostname or "", port), timeout=PATIENCE).close()
+        socket.create_connection((target.hostname or "", port), timeout=TIMEOUT).close()
     except OSError:
         return False
     return True
@@ -71,17 +72,19 @@ def _hub_answers() -> bool:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Hold the hub's client to its cache, and the libraries from telling about it at length."""
+    """Restrict the hub's client to its cache, and silence the libraries' long reports about it."""
     from huggingface_hub import constants
 
     loggers = [logging.getLogger(name) for name in ("", "huggingface_hub", "transformers", "timm", "open_clip")]
     levels = [logger.level for logger in loggers]
+    offline = constants.HF_HUB_OFFLINE
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
-            yield
+        constants.HF_HUB_OFFLINE = True
+        yield
     finally:
+        constants.HF_HUB_OFFLINE = offline
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -92,21 +95,18 @@ def _reason(error: BaseException, reachable: bool) -> str:
     if "UnpicklingError" in kinds:
         return "its weights are a pickle that holds more than tensors, which is refused; use safetensors"
     if kinds & set(_UNKNOWN) and reachable:
-        return "the hub has no such model, or asks for a login to give it"
-    # An OSError of its own is a missing file; one of the sockets says that nobody answered.
+        return "the hub has no such model, or requires a login for it"
+    # A plain OSError is a missing file; one of these says that no server answered.
     sockets = any(isinstance(link, URLError | ConnectionError | TimeoutError | socket.gaierror) for link in chain)
-    if (
-        sockets
-        or kinds & set(_NETWORK)
-        or (not reachable and kinds & {"OSError", "RuntimeError"} and _fetched(chain))
-    ):
+    offline = not reachable and kinds & {"OSError", "RuntimeError"} and _mentions_download(chain)
+    if sockets or kinds & set(_NETWORK) or offline:
         return "its weights are not on this machine and the hub that has them cannot be reached; connect, or give a local folder"
     return one_line(error)
 
 
-def _fetched(chain: list[BaseException]) -> bool:
-    said = " ".join(str(link) for link in chain).lower()
-    return any(word in said for word in ("connect", "offline", "download", "cached"))
+def _mentions_download(chain: list[BaseException]) -> bool:
+    text = " ".join(str(link) for link in chain).lower()
+    return any(word in text for word in ("connect", "offline", "download", "cached"))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch import nn
 from finercam.errors import FinerCAMError, suggest
 from finercam.images import Preprocess
 
-__all__ = ["LoadedModel", "check_options", "parse_options"]
+__all__ = ["LoadedModel", "check_options", "distinct_names", "parse_options"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in eval mode with its preprocessing and class names; unpacks to these three.
 
-    source says where it came from: the string, the library, what the library was asked for, provenance.
+    `source` records where it came from: the string, the library, the architecture, provenance.
     """
 
     model: nn.Module
@@ -36,7 +37,7 @@ class LoadedModel:
 def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     """Split `name?key=value&key=value` into the name and its options; values are JSON, `HxW`, or plain text.
 
-    `native` may stand alone: it is a question of yes or no, or of the longest side.
+    `native` may stand alone: its value is true, false or the longest side.
 
     >>> parse_options("timm/vit_tiny_patch16_224?pretrained=false&img_size=224x448&global_pool=avg")
     ('timm/vit_tiny_patch16_224', {'pretrained': False, 'img_size': (224, 448), 'global_pool': 'avg'})
@@ -70,3 +71,14 @@ def check_options(text: str, options: Mapping[str, Any], known: tuple[str, ...])
             raise FinerCAMError(
                 f"model {text!r}: no option {key!r} here; there are: {', '.join(known)}.{suggest(key, known)}"
             )
+
+
+def distinct_names(names: Iterable[str]) -> list[str]:
+    """Names that each stand for one class: ImageNet has two cranes and two maillots.
+
+    >>> distinct_names(["crane", "heron", "crane"])
+    ['crane (class 0)', 'heron', 'crane (class 2)']
+    """
+    names = list(names)
+    count = Counter(names)
+    return [f"{name} (class {index})" if count[name] > 1 else name for index, name in enumerate(names)]

@@ -14,17 +14,17 @@ from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
 from finercam.io import one_line
 from finercam.models.loaded import LoadedModel
-from finercam.models.towers import OpenClipTower
-from finercam.models.zoo import ImageTower
+from finercam.models.openclip import ImageTower
+from finercam.models.towers import OpenClipTower, is_open_clip_vit
 
-__all__ = ["MAX_SIDE", "any_size", "at_native_size", "longest_side", "native_preprocess"]
+__all__ = ["MAX_SIDE", "any_size", "at_native_size", "encoder", "longest_side", "native_preprocess"]
 
 MAX_SIDE = 1000
-"""Pixels of the longest side where none is given: the paper's."""
+"""Pixels of the longest side by default, as in the paper."""
 
 
 def longest_side(text: str, options: Mapping[str, Any]) -> int | None:
-    """What a model string's `?native` or `?native=1000` asks for, in pixels; None without it.
+    """The longest side in pixels that a model string's `?native` or `?native=1000` sets; None without it.
 
     >>> longest_side("timm/resnet18?native", {"native": True})
     1000
@@ -42,7 +42,7 @@ def at_native_size(text: str, loaded: LoadedModel, max_side: int) -> LoadedModel
 
     Raises FinerCAMError, one line, for a model that is fixed to its size.
     """
-    if loaded.preprocess.mode == "native":  # a folder that is so already
+    if loaded.preprocess.mode == "native":  # a folder that was saved so
         return replace(loaded, preprocess=replace(loaded.preprocess, max_side=max_side))
     model = any_size(loaded.model).eval()
     preprocess = native_preprocess(loaded.preprocess, max_side, _patch(model))
@@ -57,32 +57,36 @@ def native_preprocess(preprocess: Preprocess, max_side: int, patch: int) -> Prep
 
 
 def any_size(model: nn.Module) -> nn.Module:
-    """Let a ViT take pictures of other sizes than its own, where its library leaves a way; logits at its own stay.
+    """Let a ViT take images of other sizes than its own, where its library allows it; logits at its own size stay.
 
-    The model is changed in place, or put into one that interpolates for it (open_clip's own ViT).
+    The model is changed in place, or wrapped in one that interpolates for it (open_clip's own ViT).
     """
-    if isinstance(model, ImageTower) and _is_open_clip_vit(model.visual):
+    if isinstance(model, ImageTower) and is_open_clip_vit(model.visual):
         model.visual = OpenClipTower(model.visual, "own")
     for module in model.modules():
-        if type(module).__module__.startswith("timm."):
+        if getattr(module, "dynamic_img_size", None) is False:
             _timm_any_size(module)
     if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:  # transformers
         model.register_forward_pre_hook(_interpolating, with_kwargs=True)
     return model
 
 
-def _is_open_clip_vit(visual: nn.Module) -> bool:
-    from open_clip.transformer import VisionTransformer
-
-    return isinstance(visual, VisionTransformer)
+def encoder(model: nn.Module) -> nn.Module:
+    """The encoder of a classifier: the tower out of its wrapper (open_clip), or the model without its classifier (timm)."""
+    if isinstance(model, ImageTower):
+        return any_size(model.visual)
+    if hasattr(model, "reset_classifier"):
+        reset: Any = model.reset_classifier
+        reset(0)
+    return model
 
 
 def _timm_any_size(module: Any) -> None:
-    """What timm's `dynamic_img_size=True` does when a ViT is made, for one that is made already."""
+    """What timm's `dynamic_img_size=True` does when a ViT is made, for one that exists."""
     from timm.layers.format import Format
     from timm.models.vision_transformer import VisionTransformer
 
-    if isinstance(module, VisionTransformer) and not module.dynamic_img_size:
+    if isinstance(module, VisionTransformer):
         module.dynamic_img_size = True
         embed: Any = module.patch_embed
         embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
@@ -93,9 +97,9 @@ def _interpolating(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _patch(model: nn.Module) -> int:
-    """The side of a plain ViT's patches, in every library's own word; else 1.
+    """The side of a plain ViT's patches; else 1.
 
-    Smaller patches are those of networks in stages (Swin), which go on dividing the grid.
+    Smaller patches are those of networks in stages (Swin), which divide the grid further.
     """
     for module in model.modules():
         side: Any = getattr(module, "patch_size", None)
@@ -106,7 +110,7 @@ def _patch(model: nn.Module) -> int:
 
 
 def _try(text: str, model: nn.Module, multiple: int, size: tuple[int, int] | None) -> None:
-    """One small oblong picture through the model, by which one that is fixed to its size is told."""
+    """Run one small oblong image; a model that is fixed to its size fails on it."""
     odd = -(-96 // multiple) | 1  # n·(n + 2) patches are never a square, and n no whole number of windows
     first = next(iter(model.parameters()), torch.empty(0))
     images = torch.zeros(1, 3, odd * multiple, (odd + 2) * multiple, device=first.device, dtype=first.dtype)

@@ -10,30 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from finercam.errors import FinerCAMError
-from finercam.models.backbone import Backbone, tower_without_weights
+from finercam.models.architectures import Probed
+from finercam.models.backbone import Backbone
 from finercam.models.directory import save_directory
-from finercam.models.towers import Tower
 
-__all__ = ["Probed", "build_probed", "probed", "save_probed"]
-
-
-class Probed(nn.Module):
-    """Pooled features of a tower into one linear layer: images `(N, 3, H, W)` to logits `(N, C)`.
-
-    With patches pooled by their mean and the target layer set to the last normalisation, the weights of the
-    activations are the head's rows over the number of patches: α_c ∝ W_c (Finer-CAM, Eq. 4).
-    """
-
-    def __init__(self, backbone: Tower, head: nn.Linear) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))
-
-    def get_classifier(self) -> nn.Linear:
-        return self.head
+__all__ = ["Probed", "probed", "save_probed"]
 
 
 def probed(backbone: Backbone, weight: Tensor, bias: Tensor | None = None) -> Probed:
@@ -62,7 +43,7 @@ def save_probed(
     path: str | os.PathLike[str],
     model: Probed,
     backbone: Backbone,
-    classes: Sequence[str],
+    class_names: Sequence[str],
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the classifier as a model folder that `load_model` reads without the network, backbone and all."""
@@ -80,17 +61,7 @@ def save_probed(
         path,
         model,
         architecture=architecture,
-        classes=classes,
+        class_names=class_names,
         preprocess=backbone.preprocess,
         provenance={**backbone.provenance, **(provenance or {})},
     )
-
-
-def build_probed(name: str, kwargs: Mapping[str, Any]) -> Probed:
-    """The classifier that `save_probed` described, with random weights."""
-    if set(kwargs) != {"backbone", "dim", "num_classes", "bias"}:
-        raise FinerCAMError(
-            f"a probed model needs backbone, dim, num_classes and bias, not {', '.join(map(str, kwargs))}"
-        )
-    head = nn.Linear(int(kwargs["dim"]), int(kwargs["num_classes"]), bias=bool(kwargs["bias"]))
-    return Probed(tower_without_weights(kwargs["backbone"]), head)

@@ -23,6 +23,7 @@ __all__ = [
     "OpenClipTower",
     "TimmTower",
     "Tower",
+    "is_open_clip_vit",
     "tower_of",
 ]
 
@@ -205,9 +206,7 @@ class OpenClipTower(Tower):
     """The image tower of an open_clip model. Its own transformer takes images of any size: see `positions`."""
 
     def __init__(self, model: Any, pool: str = "avg") -> None:
-        from open_clip.transformer import VisionTransformer
-
-        self.is_vit = isinstance(model, VisionTransformer)
+        self.is_vit = is_open_clip_vit(model)
         if self.is_vit:
             pooler = getattr(model, "attn_pool", None)
             self.pools = ("avg", "tok", "own") if pooler is None else ("attn", "own")
@@ -308,16 +307,23 @@ def tower_of(model: nn.Module, pool: str = "avg") -> Tower:
     >>> tower_of(cnn)(torch.zeros(5, 3, 8, 8)).shape
     torch.Size([5, 4])
     """
-    library = type(model).__module__.partition(".")[0]
-    if library == "transformers":
+    if hasattr(getattr(model, "config", None), "model_type"):  # transformers
         return HFTower(model, pool)
-    if library == "open_clip":
-        return OpenClipTimmTower(model, pool) if hasattr(model, "trunk") else OpenClipTower(model, pool)
+    if hasattr(model, "trunk") and hasattr(model, "head"):
+        return OpenClipTimmTower(model, pool)
+    if is_open_clip_vit(model) or all(hasattr(model, part) for part in ("stem", "layer4", "attnpool")):
+        return OpenClipTower(model, pool)
     if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
         return TimmTower(model, pool)
-    if library.startswith("dino") or hasattr(model, "get_intermediate_layers"):
+    if hasattr(model, "forward_features") and hasattr(model, "get_intermediate_layers"):
         return DinoHubTower(model, pool)
     return Headless(model, pool)
+
+
+def is_open_clip_vit(model: nn.Module) -> bool:
+    """Whether a module is open_clip's own vision transformer, by the parts that `OpenClipTower` calls."""
+    parts = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj")
+    return all(hasattr(model, part) for part in parts)
 
 
 def positions(embedding: Tensor, grid: Sequence[int], wanted: Sequence[int]) -> Tensor:
