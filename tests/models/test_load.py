@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from finercam.models import (
 )
 from finercam.models.architectures import build_architecture
 from finercam.models.loaded import parse_options
-from finercam.models.preprocessing import processor_settings
+from finercam.models.preprocessing import open_clip_preprocess, processor_settings, timm_preprocess
 from finercam.models.sources import builtin_names
 
 BIRDS = Path(__file__).parents[2] / ".." / "shared" / "data" / "inat-birds"
@@ -455,6 +458,77 @@ def test_weights_that_do_not_fit(saved: Path) -> None:
     safetensors.torch.save_file(state, saved / "model.safetensors")
     with pytest.raises(FinerCAMError, match=r"missing head\.bias; unexpected extra\.weight"):
         load_model(saved)
+
+
+@pytest.mark.parametrize("name", ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"])
+def test_every_filter_of_pillow_stays_what_it_is(name: str) -> None:
+    """timm and open_clip name the filter, transformers gives Pillow's number."""
+    from PIL import Image
+
+    number = int(Image.Resampling[name.upper()])
+    config = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": name}
+    assert timm_preprocess(config).interpolation == name
+    assert open_clip_preprocess({**config, "size": 8}).interpolation == name
+    assert processor_settings({"size": 8, "resample": number}).interpolation == name
+    noise = Image.effect_noise((30, 30), 90).convert("RGB")
+    theirs = torchvision.transforms.functional.pil_to_tensor(noise.resize((8, 8), Image.Resampling(number))) / 255
+    ours = Preprocess((8, 8), interpolation=name, mean=(0, 0, 0), std=(1, 1, 1))(noise)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_filter_that_pillow_does_not_have_is_refused() -> None:
+    with pytest.raises(FinerCAMError, match="interpolation='random' is not one of nearest"):
+        timm_preprocess({"input_size": (3, 8, 8), "mean": (0,) * 3, "std": (1,) * 3, "interpolation": "random"})
+
+
+def test_bare_weights_say_how_they_become_a_model_folder(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pth")
+    for path in (tmp_path, tmp_path / "best.pth"):
+        with pytest.raises(FinerCAMError, match=r"no config\.json.*make one of best\.pth.*save_directory\(") as error:
+            load_model(path)
+        assert "\n" not in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FinerCAMError, match=r"is not a model folder: it has no config\.json$"):
+        load_model(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)])
+def test_a_saved_model_has_the_rights_that_the_umask_leaves(
+    mask: int, file: int, folder: int, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        saved = save_directory(tmp_path / "model", build_architecture(BUILTIN), architecture=BUILTIN)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {file}
+    assert saved.stat().st_mode & 0o777 == folder
+
+
+def test_names_of_classes_that_stand_in_the_configuration(tmp_path: Path, refused: list[Any]) -> None:
+    """`id2label` gives the names, of a model folder too; the placeholders that transformers fills in are no names."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    small |= {"image_size": 32, "patch_size": 16}
+    named = small | {"id2label": {"0": "wren", "1": "jay"}}
+    for kwargs, expected in ((named, ["wren", "jay"]), (small | {"num_labels": 3}, None)):
+        architecture = {"library": "transformers", "name": "vit", "kwargs": kwargs}
+        model: Any = build_architecture(architecture)
+        save_directory(tmp_path / "folder", model, architecture=architecture)
+        assert load_model(tmp_path / "folder").class_names == expected
+        model.save_pretrained(tmp_path / "hf")
+        (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps({"size": 32}))
+        assert load_model(f"hf/{tmp_path / 'hf'}").class_names == expected
+
+
+def test_listing_models_imports_no_torch() -> None:
+    code = (
+        "import sys; from finercam.cli import main\n"
+        "try: main(['models'])\nexcept SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fieldguide/vit" in done.stdout and "open_clip/<name>" in done.stdout
 
 
 # --- built in

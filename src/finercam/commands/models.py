@@ -8,6 +8,6 @@ __all__ = ["models"]
 def models() -> None:
     """List what --model takes: built-in models, model folders, model zoos."""
     from finercam.commands.console import print_table
-    from finercam.models import model_sources
+    from finercam.models.sources import model_sources
 
     print_table(["model", "what it is"], model_sources())

@@ -94,7 +94,7 @@ def load_both_towers(text: str, name: str) -> tuple[nn.Module, Callable[..., Any
 
 def config_names(config: Any) -> list[str] | None:
     """Class names of a configuration's `id2label`; None without, or where they are placeholders (`LABEL_0`)."""
-    names = in_order(getattr(config, "id2label", None) or {}) or []
+    names = list(in_order(getattr(config, "id2label", None) or {}) or ())
     placeholders = [f"LABEL_{index}" for index in range(len(names))]
     return None if not names or names == placeholders else distinct_names(names)
 
