@@ -477,7 +477,7 @@ def test_every_filter_of_pillow_stays_what_it_is(name: str) -> None:
 
 
 def test_a_filter_that_pillow_does_not_have_is_refused() -> None:
-    with pytest.raises(FinerCAMError, match="interpolation='random' is not one of nearest"):
+    with pytest.raises(FinerCAMError, match="interpolation='random' is not one of bicubic"):
         timm_preprocess({"input_size": (3, 8, 8), "mean": (0,) * 3, "std": (1,) * 3, "interpolation": "random"})
 
 
