@@ -68,7 +68,7 @@ class CUB(SampleList):
     def siblings(self, c: int | str) -> tuple[int, ...]:
         """The species (labels) whose names end in the same word, such as all other blackbirds."""
         label = class_id(c, self.classes, len(self.classes))
-        last = [name.split()[-1].casefold() for name in self.classes]
+        last = [name.casefold().rpartition(" ")[2] for name in self.classes]
         return tuple(d for d, word in enumerate(last) if word == last[label] and d != label)
 
     def _attribute_difference(self, c: int | str, d: int | str) -> dict[str, float]:
