@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from finercam.core.capture import Scores
+from finercam.core.capture import guest
 from finercam.core.grid import Layout, find_layout
 from finercam.core.head import find_head, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
+from finercam.core.logits import Readout, Scores, ending
+from finercam.core.views import IDENTITY, View
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 from finercam.methods.source import Source
@@ -37,8 +40,9 @@ class Classifier:
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         self.model = unwrap(model)
         self.layer = layer
-        self.scores = scores
+        self.readout = Readout.of(scores)
         self.layout = layout
+        self.link = "softmax"
         self.num_classes: int | None = None
         self._layers: tuple[tuple[str, nn.Module], ...] | None = None
         self._head: tuple[int, nn.Module | None] | None = None
@@ -49,14 +53,18 @@ class Classifier:
         """Names of the target layers; None until the first run, if they are to be found."""
         return None if self._layers is None else tuple(name for name, _ in self._layers)
 
-    def capture(self, images: Tensor, first: int = 0) -> Source:
+    def capture(self, images: Tensor, samples: Sequence[int] | None = None, view: View = IDENTITY) -> Source:
         """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail.
 
-        Errors count the samples from `first`.
+        The images are those of a call at the places `samples`, seen under `view`.
         """
         version = _version(images)
+        samples = range(len(images)) if samples is None else samples
         try:
-            source = Source.of(self.model, self._found_layers(images), images, self.scores, self._find_layout)
+            source = self._run(images, samples, view)
+            if not self.readout.before_probabilities and (last := ending(source.run.logits)):
+                self._read_before(last)
+                source = self._run(images, samples, view)
         except (FinerCAMError, torch.cuda.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -73,7 +81,7 @@ class Classifier:
                 f"logits of shape {tuple(source.logits.shape)} for {len(images)} images; expected one row each"
             )
         if not bool(source.logits.isfinite().all()):
-            bad = ((~source.logits.isfinite().all(dim=1)).nonzero().flatten() + first).tolist()
+            bad = [samples[n] for n in (~source.logits.isfinite().all(dim=1)).nonzero().flatten().tolist()]
             raise FinerCAMError(
                 f"the model gave logits that are not finite for samples {bad[:8]}; leave those images out"
             )
@@ -107,6 +115,16 @@ class Classifier:
             raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels as {images.dtype}; leave them out")
         return images
 
+    def _run(self, images: Tensor, samples: Sequence[int], view: View) -> Source:
+        layers, readout = self._found_layers(images), self.readout.at(samples, view)
+        return Source.of(self.model, layers, images, readout, self._find_layout)
+
+    def _read_before(self, last: str) -> None:
+        """Take the logits before the model's last function, which made probabilities of them."""
+        warnings.warn(f"the model ends in a {last}; its classes are explained by the logits before it", stacklevel=5)
+        self.readout = replace(self.readout, before_probabilities=True)
+        self.link = "sigmoid" if last == "sigmoid" else "softmax"
+
     def _found_layers(self, images: Tensor) -> tuple[tuple[str, nn.Module], ...]:
         if self._layers is None:
             layers = tuple(resolve_layers(self.model, self.layer, images))
@@ -120,9 +138,13 @@ class Classifier:
 
     def _linear_head(self, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
         if self._head is None or self._head[0] != num_classes:
-            self._head = (num_classes, find_head(self.model, num_classes))
+            with guest(self.model):  # reading a spectrally normalised weight in train mode would change buffers
+                self._head = (num_classes, find_head(self.model, num_classes))
         head = self._head[1]
-        return None if head is None else head_rows(head, num_classes)
+        if head is None:
+            return None
+        with guest(head), torch.no_grad():
+            return head_rows(head, num_classes)
 
     def _with_averaging_head(self, source: Source) -> Source:
         """Skip the backward pass where the head averages one layer's maps.

@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from finercam.classifier import Classifier
-from finercam.core.capture import Scores
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, Keep, checked_keep, directions
 from finercam.core.grid import Layout
 from finercam.core.layers import LayerSpec
+from finercam.core.logits import Scores
 from finercam.core.references import References
 from finercam.core.views import IDENTITY, View, views
 from finercam.errors import FinerCAMError, suggest
-from finercam.explanation import Explanation, joined
+from finercam.explanation import Explanation, checked_link, joined
 from finercam.methods import Method
 from finercam.methods.source import Source
 from finercam.names import in_order
@@ -64,6 +64,9 @@ class FinerCAM:
         layout: a `finercam.core.grid.Layout`, where token grid or channel axis cannot be found.
         batch_size: how many images run through the model at once, so that memory does not grow with the call; None
             takes 8 on a CPU, where more is no faster, and all of them on an accelerator.
+        link: what makes probabilities of the logits in everything that is shown: "softmax", "sigmoid" (several
+            classes at once) or "none" (similarities, regression); None takes "softmax", or "sigmoid" where the model ends
+            in one.
         preset: which values gamma, references, num_references and weights have when they are not given: "measured",
             or "paper" for Finer-CAM's three similar classes.
 
@@ -97,6 +100,7 @@ class FinerCAM:
         confusion: Tensor | None = None,
         layout: Layout | None = None,
         batch_size: int | None = None,
+        link: str | None = None,
         preset: str = "measured",
     ) -> None:
         if not isinstance(preset, str) or preset not in PRESETS:
@@ -120,6 +124,7 @@ class FinerCAM:
         ):
             raise FinerCAMError(f"batch_size={batch_size!r}: expected a number of images, at least 1, or None")
         self.batch_size = batch_size
+        self.link = None if link is None else checked_link(link)
 
     @property
     def model(self) -> nn.Module:
@@ -163,17 +168,29 @@ class FinerCAM:
             parts.append(self._explain_batch(source, question, contrast, references))
         return self._joined(images, parts)
 
-    def answer(self, images: Tensor, question: Question, contrast: Contrast, references: References) -> Explanation:
-        """Answer a question whose classes are resolved, with a new run of the model."""
+    def answer(
+        self,
+        images: Tensor,
+        question: Question,
+        contrast: Contrast,
+        references: References,
+        samples: Sequence[int] | None = None,
+    ) -> Explanation:
+        """Answer a question whose classes are resolved, with a new run of the model.
+
+        `samples` are the places of the images in the call that they come from.
+        """
+        samples = range(len(images)) if samples is None else samples
         parts = []
         for at in self._batches(images):
             picked = References(references.ids[at], references.similarity[at], references.strategy)
-            parts.append(self._explain_batch(self.capture(images[at], at.start), question, contrast[at], picked))
+            source = self.classifier.capture(images[at], samples[at])
+            parts.append(self._explain_batch(source, question, contrast[at], picked))
         return self._joined(images, parts)
 
     def capture(self, images: Tensor, first: int = 0) -> Source:
-        """Run the model once on images `(N, 3, H, W)`; errors count the samples from `first`."""
-        return self.classifier.capture(images, first)
+        """Run the model once on images `(N, 3, H, W)`, which are a call's samples from `first` on."""
+        return self.classifier.capture(images, range(first, first + len(images)))
 
     def head_rows(self, num_classes: int) -> Tensor | None:
         """Weight rows `(K, D)` of the linear head, or None without one."""
@@ -207,11 +224,11 @@ class FinerCAM:
         kept = directions(logits, contrast, self._keep(source, contrast))
         seen: list[tuple[View, Evidence]] = []
         for view in self.views:  # one after another, so that only one graph is alive
-            of_view = source if view == IDENTITY else self.capture(view.apply(source.images))
+            of_view = self._seen_under(view, source)
             evidence = question.method.gather(of_view, contrast, kept)
             # Every view answers the question about the image itself, whose logits weight the references.
             seen.append((view, replace(evidence, logits=logits)))
-        return Explanation.of(
+        answer = Explanation.of(
             contrast,
             references,
             question,
@@ -220,8 +237,18 @@ class FinerCAM:
             layers=source.run.layers,
             image_size=(source.images.shape[2], source.images.shape[3]),
             class_names=self._names(logits.shape[1]),
+            samples=source.readout.samples,
+            link=self.link or self.classifier.link,
             backend=self,
         )
+        _check_finite(answer)
+        _check_connected(answer)
+        return answer
+
+    def _seen_under(self, view: View, source: Source) -> Source:
+        if view == IDENTITY:
+            return source
+        return self.classifier.capture(view.apply(source.images), source.readout.samples, view)
 
     def _joined(self, images: Tensor, parts: list[Explanation]) -> Explanation:
         return replace(joined(parts), images=images if self.keep_images else None)
@@ -238,3 +265,24 @@ class FinerCAM:
                 f"{len(self.class_names)} class names for a model with {num_classes} classes; give one for each"
             )
         return self.class_names
+
+
+def _check_finite(answer: Explanation) -> None:
+    finite = answer.signed.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = [answer.samples[n] for n in (~finite).nonzero().flatten().tolist()]
+        raise FinerCAMError(
+            f"the gradients at layer {', '.join(answer.layers)} are not finite for samples {bad[:8]}; leave those "
+            "images out, or run the model in float32"
+        )
+
+
+def _check_connected(answer: Explanation) -> None:
+    """Refuse a layer whose map does not reach the logits at any place; blank maps would look like an answer."""
+    if bool(answer.signed.any()) or any(gradient.any() for _, seen in answer.seen for gradient in seen.gradients):
+        return
+    if any(activation.any() for _, seen in answer.seen for activation in seen.activations):
+        raise FinerCAMError(
+            f"layer {', '.join(answer.layers)}: no place of its map reaches the logits (as after the last attention of "
+            "a model that reads its CLS token only); choose an earlier layer, or leave layer= out to find one"
+        )

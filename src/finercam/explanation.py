@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Explanation"]
 
 Seen = tuple[tuple[View, Evidence], ...]
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
+}
 SWEEP = tuple(round(0.2 * step, 1) for step in range(11))
 """Strengths of a sweep where none are given: 0, 0.2, … 2."""
 
@@ -42,7 +48,14 @@ class Backend(Protocol):
         """Weight rows `(K, D)` of the linear head, or None where there is none at hand."""
         ...
 
-    def answer(self, images: Tensor, question: Question, contrast: Contrast, references: References) -> Explanation:
+    def answer(
+        self,
+        images: Tensor,
+        question: Question,
+        contrast: Contrast,
+        references: References,
+        samples: Sequence[int] | None = None,
+    ) -> Explanation:
         """Answer a question whose classes are resolved, with a new run of the model."""
         ...
 
@@ -70,6 +83,8 @@ class Explanation:
     layers: tuple[str, ...]
     image_size: tuple[int, int]
     class_names: tuple[str, ...] | None
+    samples: tuple[int, ...] = ()
+    link: str = "softmax"
     images: Tensor | None = None
     seen: Seen = field(default=(), repr=False)
     backend: Backend | None = field(default=None, repr=False)
@@ -121,8 +136,8 @@ class Explanation:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """Softmax of the logits, `(N, K)`."""
-        return self.logits.float().softmax(dim=1)
+        """What the link makes of the logits, `(N, K)`: their softmax or sigmoid, or with link "none" the logits."""
+        return LINKS[self.link](self.logits.float())
 
     @property
     def target_names(self) -> list[str]:
@@ -184,7 +199,7 @@ class Explanation:
                 "or with keep_images=True to let ask() run the model"
             )
         assert self.images is not None
-        return self._require_backend().answer(self.images, question, contrast, references)
+        return self._require_backend().answer(self.images, question, contrast, references, self.samples or None)
 
     def _chosen(self, target: Any, against: Any) -> tuple[Tensor, References]:
         """Target and references of a further question; those of this answer where neither changes."""
@@ -254,6 +269,10 @@ class Explanation:
 
         return panel_png(self[:4])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The maps `(N, H, W)` in [0, 1], for `np.asarray(answer)`."""
+        return np.array(self.maps.detach().cpu().numpy(), dtype=dtype)
+
     def __len__(self) -> int:
         return len(self.target)
 
@@ -272,6 +291,7 @@ class Explanation:
             logits=self.logits[at],
             similarity=self.similarity[at],
             images=None if self.images is None else self.images[at],
+            samples=self.samples[at],
             seen=tuple((view, evidence.sliced(at)) for view, evidence in self.seen),
         )
 
@@ -316,8 +336,16 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         logits=torch.cat([part.logits for part in parts]),
         similarity=pad_and_concat([part.similarity for part in parts], torch.nan),
         images=None,
+        samples=tuple(sample for part in parts for sample in part.samples),
         seen=tuple((of_view[0][0], joined_evidence([evidence for _, evidence in of_view])) for of_view in views),
     )
+
+
+def checked_link(link: Any) -> str:
+    """The name of a link, as it was given; raises FinerCAMError for another one."""
+    if not isinstance(link, str) or link not in LINKS:
+        raise FinerCAMError(f"link={link!r}: expected one of {', '.join(LINKS)}, or None to choose by the model")
+    return link
 
 
 def _signed(seen: Seen, contrast: Contrast, question: Question) -> Tensor:

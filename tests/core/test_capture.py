@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from finercam import FinerCAMError
-from finercam.core.capture import capture, exchanged, find_logits, guest, run_model
+from finercam.core.capture import capture, exchanged, guest, run_model
+from finercam.core.logits import Readout, find_logits
 
 
 def named(model: nn.Module, *names: str) -> list[tuple[str, nn.Module]]:
@@ -269,7 +270,7 @@ def test_where_logits_are_found():
     assert find_logits({"features": other, "logits": y}) is y
     assert find_logits({"maps": torch.zeros(2, 3, 4), "scores": y}) is y
     assert find_logits(Output(other, y)) is y
-    assert find_logits({"a": other, "b": y}, scores=lambda o: o["b"]) is y
+    assert Readout.of(lambda o: o["b"]).read({"a": other, "b": y}) is y
     from transformers.modeling_outputs import ImageClassifierOutput
 
     assert find_logits(ImageClassifierOutput(logits=y, hidden_states=(other,))) is y
@@ -289,7 +290,7 @@ def test_where_logits_are_found():
 )
 def test_no_logits_to_be_found_is_one_line(output, scores, says):
     with pytest.raises(FinerCAMError, match=says) as caught:
-        find_logits(output, scores)
+        Readout.of(scores).read(output)
     assert "\n" not in str(caught.value)
 
 

@@ -289,8 +289,9 @@ def test_an_error_in_the_scores_callable_and_in_the_rule(toys, pictures):
 
     model = mixed(toys.cnn())
     before = state_of(model)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(FinerCAMError, match=r"scores= failed on .* \(2, 5\): mine") as caught:
         FinerCAM(model, layer="stage1", scores=broken)(pictures(2))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert_same(before, state_of(model))
     with pytest.raises(ZeroDivisionError):
         FinerCAM(model, Method("broken", broken), layer="stage1")(pictures(2))

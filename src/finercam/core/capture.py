@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
+from finercam.core.logits import Readout, describe
 from finercam.errors import FinerCAMError
 
-__all__ = ["Capture", "capture", "exchanged", "find_logits", "guest", "run_model"]
+__all__ = ["Capture", "capture", "exchanged", "guest", "run_model"]
 
-Scores = Callable[[Any], Tensor]
 NamedLayers = Sequence[tuple[str, nn.Module]]
 
 
@@ -76,7 +78,7 @@ class Capture:
         return found  # type: ignore[return-value]
 
 
-def capture(model: nn.Module, layers: NamedLayers, images: Any, scores: Scores | None = None) -> Capture:
+def capture(model: nn.Module, layers: NamedLayers, images: Any, readout: Readout | None = None) -> Capture:
     """Run `model(images)` once and keep what `layers` gave, with a graph from there to the logits.
 
     The model is a guest: it runs in eval mode, its parameters take no part in the graph, and hooks, modes and
@@ -110,8 +112,8 @@ def capture(model: nn.Module, layers: NamedLayers, images: Any, scores: Scores |
     with guest(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         for name, module in layers:
             stack.callback(module.register_forward_hook(keep(name)).remove)
-        output = _call(model, images)
-        logits = find_logits(output, scores)
+        read = stack.enter_context((readout or Readout()).reading())
+        logits = read(_call(model, images))
 
     for name, _ in layers:
         if name not in kept:
@@ -122,10 +124,14 @@ def capture(model: nn.Module, layers: NamedLayers, images: Any, scores: Scores |
     return Capture(tuple(name for name, _ in layers), tuple(kept[name] for name, _ in layers), logits)
 
 
-def run_model(model: nn.Module, images: Any, scores: Scores | None = None) -> Tensor:
+def run_model(model: nn.Module, images: Any, readout: Readout | None = None) -> Tensor:
     """Logits `(N, K)` of a plain run without graph, the model treated as a guest."""
-    with guest(model), torch.no_grad():
-        return find_logits(_call(model, images), scores)
+    with guest(model), torch.no_grad(), (readout or Readout()).reading() as read:
+        return read(_call(model, images))
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -133,7 +139,33 @@ def guest(model: nn.Module) -> Iterator[None]:
     """Hold `model` in eval mode with its parameters out of the graph; put every flag back at the end.
 
     Gradient checkpointing is switched off as well (timm, open_clip): the layers would run again, without hooks.
+    One thread at a time holds a model, whichever explainer it belongs to, and what the model draws from PyTorch's
+    random numbers is put back. Raises FinerCAMError for a model whose parameters cannot be put back.
     """
+    with _lock_of(model), _random_state(), _flags(model), _uncompiled():
+        yield
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
+@contextmanager
+def _random_state() -> Iterator[None]:
+    """Put the global random numbers back: a forward pass may use functional dropout or draw noise."""
+    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    before = torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_cuda else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        if before[1] is not None:
+            torch.cuda.set_rng_state_all(before[1])
+
+
+@contextmanager
+def _flags(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     flags = [
         (module, flag)
@@ -144,13 +176,17 @@ def guest(model: nn.Module) -> Iterator[None]:
     # model.parameters() walks the modules once more, and slower
     parameters = (parameter for module in modules for parameter in module._parameters.values())
     trained = [parameter for parameter in parameters if parameter is not None and parameter.requires_grad]
+    if any(parameter.is_inference() for parameter in trained):
+        raise FinerCAMError(
+            "the model was built under torch.inference_mode(), so that autograd cannot use its parameters; build it "
+            "outside, or under torch.no_grad()"
+        )
     try:
         for module, flag in flags:
             setattr(module, flag, False)
         for parameter in trained:
             parameter.requires_grad_(False)
-        with _uncompiled():
-            yield
+        yield
     finally:
         for module, flag in flags:
             setattr(module, flag, True)
@@ -176,42 +212,6 @@ def exchanged(module: nn.Module, activation: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def find_logits(output: Any, scores: Scores | None = None) -> Tensor:
-    """Find the logits `(N, K)` in what a model returned: a tensor, tuple, dict or Hugging Face output.
-
-    >>> find_logits({"logits": torch.zeros(2, 5), "hidden": torch.zeros(2, 9)}).shape
-    torch.Size([2, 5])
-    """
-    if scores is not None:
-        found = scores(output)
-        if not (isinstance(found, Tensor) and found.ndim == 2):
-            raise FinerCAMError(f"scores= returned {_describe(found)}; expected logits of shape (N, K)")
-        return found
-    if isinstance(output, Tensor):
-        candidates: list[Any] = [output]
-    elif isinstance(output, Mapping):
-        named = [output.get(key) for key in ("logits", "logits_per_image")]
-        candidates = [value for value in named if value is not None] or list(output.values())
-        if sum(_are_logits(value) for value in candidates) > 1:
-            candidates = []  # embeddings have the same shape; which are the logits is the caller's to say
-    elif hasattr(output, "logits"):
-        candidates = [output.logits]
-    elif isinstance(output, (tuple, list)):
-        candidates = list(output)
-    else:
-        candidates = []
-    for value in candidates:
-        if _are_logits(value):
-            return value
-    raise FinerCAMError(
-        f"the model returned {_describe(output)}; expected logits (N, K): pass scores=lambda output: …"
-    )
-
-
-def _are_logits(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
-
-
 def _call(model: nn.Module, images: Any) -> Any:
     """Call with one tensor, a mapping of keyword arguments, or a tuple of positional ones."""
     if isinstance(images, Mapping):
@@ -228,7 +228,7 @@ def _tensor_of(output: Any, name: str) -> Tensor:
     for value in values:
         if isinstance(value, Tensor) and value.ndim >= 3:
             return value
-    raise FinerCAMError(f"layer {name!r} returned {_describe(output)}; expected a tensor of activations")
+    raise FinerCAMError(f"layer {name!r} returned {describe(output)}; expected a tensor of activations")
 
 
 def _with_tensor(output: Any, replacement: Tensor) -> Any:
@@ -242,16 +242,6 @@ def _with_tensor(output: Any, replacement: Tensor) -> Any:
         return kind(**changed) if hasattr(output, "to_tuple") else kind(changed)
     values = [replacement if value is original else value for value in output]
     return kind(*values) if hasattr(output, "_fields") else kind(values)
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"{type(value).__name__} with keys {list(value)}"
-    if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__} of " + ", ".join(_describe(entry) for entry in value[:4])
-    return type(value).__name__
 
 
 def _lacks_batching_rule(error: RuntimeError) -> bool:

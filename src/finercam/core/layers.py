@@ -62,6 +62,8 @@ def resolve_layers(
         return [_find_layer(model, images, run)]
     if isinstance(layer, (str, nn.Module)):
         return [_named_layer(model, layer)]
+    if not isinstance(layer, (list, tuple)):
+        raise FinerCAMError(f"layer={layer!r}: expected a module, its dotted name, a list of either, or None to find it")
     if not layer:
         raise FinerCAMError("layer is an empty list; give at least one layer, or None to find it.")
     return [_named_layer(model, one) for one in layer]

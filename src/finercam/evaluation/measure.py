@@ -144,7 +144,7 @@ def _truth(plan: Plan, loaded: Loaded, notes: dict[int, Annotation], questions: 
 def _batch(plan: Plan, images: Tensor, questions: Questions, truth: Truth) -> Batch:
     device, options = images.device, plan.options
     return Batch(
-        scores=lambda x: run_model(plan.explain.model, x, plan.explain.classifier.scores),
+        scores=lambda x: run_model(plan.explain.model, x, plan.explain.classifier.readout),
         images=images,
         target=questions.target.to(device),
         rivals={name: ids.to(device) for name, ids in questions.rivals.items()},

@@ -112,7 +112,7 @@ class StoredMaps:
         if known:
             logits = torch.cat([answer.logits for _, _, answer in parts])[order]
         else:
-            logits = run_model(self.explain.model, images, self.explain.classifier.scores)
+            logits = run_model(self.explain.model, images, self.explain.classifier.readout)
         return StoredBatch(self.run, self.methods[0], [(p, answer) for p, _, answer in parts], images, logits)
 
     def _check(self, rows: Sequence[dict[str, Any]], pictures: Sequence[tuple[int, str]]) -> None:

@@ -194,7 +194,7 @@ def _looked(source: Source, modules: list[nn.Module]) -> tuple[Capture, Layout]:
     if [module for _, module in source.layers] == modules:
         return source.run, source.layouts[0]
     names = {module: name for name, module in source.model.named_modules()}
-    run = capture(source.model, [(names[module], module) for module in modules], source.images, source.scores)
+    run = capture(source.model, [(names[module], module) for module in modules], source.images, source.readout)
     shape = run.activations[0].shape
     return run, find_layout(shape, source.images.shape, source.model, layer=modules[0])
 

@@ -32,7 +32,7 @@ def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             found = _folded(_copied(model).eval())
             if found is None:
                 return None

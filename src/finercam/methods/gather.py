@@ -58,6 +58,7 @@ def ablations(source: Source, contrast: Contrast, directions: Tensor) -> Evidenc
 
     The fall is left undivided by `y_c`: the quotient is the same map, or, where `y_c < 0`, its negative.
     """
+    _check_rows_are_independent(source)
     falls = tuple(
         torch.stack([_falls(source, layer, sample) for sample in range(len(source.images))])
         for layer in range(len(source.layers))
@@ -71,15 +72,15 @@ def ablations(source: Source, contrast: Contrast, directions: Tensor) -> Evidenc
 
 
 def _scored(source: Source, directions: Tensor, activations: tuple[Tensor, ...]) -> Evidence:
-    source = _quick(source)
-    baseline = run_model(source.model, torch.zeros_like(source.images[:1]), source.scores)
+    _check_rows_are_independent(source)
+    source, count = _quick(source), len(source.images)
+    empty = torch.zeros_like(source.images[:1])
+    if source.readout.takes_samples:
+        baseline = torch.cat([run_model(source.model, empty, source.readout.repeated(n, 1)) for n in range(count)])
+    else:
+        baseline = run_model(source.model, empty, source.readout).expand(count, -1)
     scores = tuple(
-        torch.stack(
-            [
-                masked_scores(source, image, activation, baseline[0])
-                for image, activation in zip(source.images, of_layer, strict=True)
-            ]
-        )
+        torch.stack([masked_scores(source, n, of_layer[n], baseline[n]) for n in range(count)])
         for of_layer in activations
     )
     projected = tuple(_project(of_layer, directions) for of_layer in scores)
@@ -88,22 +89,40 @@ def _scored(source: Source, directions: Tensor, activations: tuple[Tensor, ...])
         directions,
         activations,
         projected,
-        baseline.expand(len(source.images), -1),
+        baseline,
     )
+
+
+def _check_rows_are_independent(source: Source) -> None:
+    """Refuse a `scores` that holds data of each image: variants of one image would be read with another's data."""
+    readout = source.readout
+    if readout.scores is None or readout.takes_samples or len(source.images) == 1:
+        return
+    try:
+        alone = run_model(source.model, source.images[1:2], readout)
+        same = torch.allclose(alone, source.logits[1:2], rtol=1e-2, atol=1e-3 * float(source.logits.abs().amax()))
+    except (FinerCAMError, RuntimeError):
+        same = False
+    if not same:
+        raise FinerCAMError(
+            "scores= gives other logits for an image alone than within its batch, so it seems to hold data of each "
+            "image; let it take the samples, as scores=lambda output, samples, view: …, or explain one image at a time"
+        )
 
 
 def _quick(source: Source) -> Source:
     """The same source with a model that runs faster and gives the same logits, where there is one."""
-    quick = folded(source.model, source.images[:1], source.logits[:1]) if source.scores is None else None
+    quick = folded(source.model, source.images[:1], source.logits[:1]) if source.readout.scores is None else None
     return source if quick is None else replace(source, model=quick)
 
 
-def masked_scores(source: Source, image: Tensor, activation: Tensor, baseline: Tensor) -> Tensor:
-    """Logits of one image `(3, H, W)` behind each of its channels `(C, h, w)`, scaled to [0, 1]: `(C, K)`.
+def masked_scores(source: Source, sample: int, activation: Tensor, baseline: Tensor) -> Tensor:
+    """Logits of one image behind each of its channels `(C, h, w)`, scaled to [0, 1]: `(C, K)`.
 
     A constant channel masks everything out, so it scores exactly what the empty input does, without a run.
     """
     # On processors convolutions are faster on channels-last input, whatever layout the model's weights have.
+    image = source.images[sample]
     memory = torch.channels_last if image.device.type == "cpu" else torch.contiguous_format
     low, high = activation.flatten(1).aminmax(dim=1)
     alive = (high > low).nonzero().flatten()
@@ -114,7 +133,7 @@ def masked_scores(source: Source, image: Tensor, activation: Tensor, baseline: T
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
         masks = (masks - bottom[:, None, None, None]) / span[:, None, None, None]
         seen = (image * masks).contiguous(memory_format=memory)
-        found[chosen] = run_model(source.model, seen, source.scores)
+        found[chosen] = run_model(source.model, seen, source.readout.repeated(sample, len(seen)))
     return found
 
 
@@ -156,7 +175,7 @@ class _Copies:
     """
 
     def __init__(self, source: Source, layer: int, sample: int, batch_axis: int) -> None:
-        self.source, self.layer, self.batch_axis = source, layer, batch_axis
+        self.source, self.layer, self.sample, self.batch_axis = source, layer, sample, batch_axis
         self.image = source.images[sample : sample + 1]
         raw = source.run.activations[layer].detach().narrow(batch_axis, sample, 1)
         expected = source.logits[sample].expand(2, -1)
@@ -173,4 +192,5 @@ class _Copies:
     def _run(self, variants: Tensor, images: Tensor) -> Tensor:
         _, module = self.source.layers[self.layer]
         with exchanged(module, variants):
-            return run_model(self.source.model, images, self.source.scores)
+            readout = self.source.readout.repeated(self.sample, variants.shape[self.batch_axis])
+            return run_model(self.source.model, images, readout)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finercam.core.capture import Capture, Scores, capture
+from finercam.core.capture import Capture, capture
 from finercam.core.grid import Layout
+from finercam.core.logits import Readout
 
 __all__ = ["Source"]
 
@@ -25,7 +26,7 @@ class Source:
     model: nn.Module
     layers: tuple[tuple[str, nn.Module], ...]
     images: Tensor
-    scores: Scores | None
+    readout: Readout
     layouts: tuple[Layout, ...]
     run: Capture
     averaged: Tensor | None = None
@@ -38,12 +39,12 @@ class Source:
         model: nn.Module,
         layers: tuple[tuple[str, nn.Module], ...],
         images: Tensor,
-        scores: Scores | None,
+        readout: Readout,
         layout_of: Callable[[Tensor, Tensor, nn.Module], Layout],
     ) -> Source:
-        run = capture(model, layers, images, scores)
+        run = capture(model, layers, images, readout)
         layouts = tuple(layout_of(a, images, module) for a, (_, module) in zip(run.activations, layers, strict=True))
-        return cls(model, layers, images, scores, layouts, run)
+        return cls(model, layers, images, readout, layouts, run)
 
     @property
     def activations(self) -> tuple[Tensor, ...]:

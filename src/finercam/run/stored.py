@@ -120,7 +120,14 @@ class StoredBackend:
     def head_rows(self, num_classes: int) -> None:
         return None
 
-    def answer(self, images: Tensor, question: Question, contrast: Contrast, references: References) -> Explanation:
+    def answer(
+        self,
+        images: Tensor,
+        question: Question,
+        contrast: Contrast,
+        references: References,
+        samples: Sequence[int] | None = None,
+    ) -> Explanation:
         raise NotKept("a run has no model to ask; explain the images again")
 
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> StoredBackend:
