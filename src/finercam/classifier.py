@@ -38,6 +38,19 @@ class Classifier:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise FinerCAMError(
+                "model is a torch.jit.ScriptModule, which takes no hooks; give the nn.Module it was made of"
+            )
+        lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedTensorMixin)]
+        if lazy:
+            raise FinerCAMError(
+                f"the model's {lazy[0]} has no shape yet; run the model once on an image, then explain it"
+            )
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise FinerCAMError("the model's parameters are on the meta device and have no values; load its weights")
+        if layout is not None and not isinstance(layout, Layout | tuple):
+            raise FinerCAMError(f"layout={layout!r}: expected a finercam.core.grid.Layout, a grid (h, w), or None")
         self.model = unwrap(model)
         self.layer = layer
         self.readout = Readout.of(scores)
@@ -100,6 +113,15 @@ class Classifier:
             raise FinerCAMError(
                 f"images are {kind}; expected a float tensor (N, C, H, W), normalised as the model was trained"
             )
+        if images.is_nested or images.is_meta or images.layout != torch.strided:
+            kind = (
+                "nested tensor"
+                if images.is_nested
+                else "tensor without values"
+                if images.is_meta
+                else "sparse tensor"
+            )
+            raise FinerCAMError(f"images are a {kind}; expected a dense float tensor (N, C, H, W)")
         if images.ndim != 4 or 0 in images.shape:
             hint = "; add a batch dimension, images[None]" if images.ndim == 3 else ""
             raise FinerCAMError(

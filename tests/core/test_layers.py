@@ -85,7 +85,7 @@ def test_named_layers_need_no_pass_and_keep_their_order() -> None:
     [
         ("stagse.1", "No layer 'stagse.1' in Net. Did you mean 'stages.1'"),
         ("stages.7", "Did you mean 'stages"),
-        ("zzz", "It has: stem, stages, dropout, fc"),
+        ("zzz", "It has: stem, stem.0, stem.1, stem.2, stages, stages.0"),
         ("stem[-4]", "No layer 'stem\\[-4\\]'"),
         ("", "empty name"),
         ([], "empty list"),

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from finercam.core.logits import Readout, describe
 from finercam.errors import FinerCAMError
+from finercam.io import one_line
 
 __all__ = ["Capture", "capture", "exchanged", "guest", "run_model"]
 
@@ -69,6 +70,14 @@ class Capture:
             raise FinerCAMError(
                 f"layer {', '.join(map(repr, self.layers))}: what follows it is under gradient checkpointing; switch "
                 "that off while explaining"
+            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a custom backward may raise anything
+            if isinstance(error, RuntimeError) and _lacks_batching_rule(error):
+                raise
+            raise FinerCAMError(
+                f"what follows layer {', '.join(map(repr, self.layers))} cannot be differentiated: {one_line(error)}"
             ) from error
         for name, gradient in zip(self.layers, found, strict=True):
             if gradient is None:

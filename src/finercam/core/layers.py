@@ -63,7 +63,9 @@ def resolve_layers(
     if isinstance(layer, (str, nn.Module)):
         return [_named_layer(model, layer)]
     if not isinstance(layer, (list, tuple)):
-        raise FinerCAMError(f"layer={layer!r}: expected a module, its dotted name, a list of either, or None to find it")
+        raise FinerCAMError(
+            f"layer={layer!r}: expected a module, its dotted name, a list of either, or None to find it"
+        )
     if not layer:
         raise FinerCAMError("layer is an empty list; give at least one layer, or None to find it.")
     return [_named_layer(model, one) for one in layer]
@@ -102,9 +104,10 @@ def _nearest(model: nn.Module, wrong: str, path: list[str]) -> str:
     close = get_close_matches(wrong, names, n=3, cutoff=0.6)
     if close:
         return " Did you mean " + " or ".join(map(repr, close)) + "?"
-    module = model.get_submodule(".".join(path)) if path else model
-    inside = ", ".join(name for name, _ in list(module.named_children())[:12])
-    return f" {'.'.join(path) or 'It'} has: {inside or 'no submodules'}."
+    start = ".".join(path)
+    below = [name for name in names if name.startswith(f"{start}.")] if start else names
+    shown = below if len(below) <= 12 else [*below[:6], "…", *below[-6:]]
+    return f" {start or 'It'} has: {', '.join(shown) or 'no submodules'}."
 
 
 # --- the layer found by itself

@@ -109,8 +109,8 @@ class Readout:
             raise FinerCAMError(
                 f"scores= failed on the model's output, {describe(output)}: {one_line(error)}"
             ) from error
-        if not (isinstance(logits, Tensor) and logits.ndim == 2):
-            raise FinerCAMError(f"scores= returned {describe(logits)}; expected logits of shape (N, K)")
+        if not _are_logits(logits):
+            raise FinerCAMError(f"scores= returned {describe(logits)}; expected real logits of shape (N, K)")
         return logits
 
 
