@@ -242,7 +242,6 @@ class FinerCAM:
             backend=self,
         )
         _check_finite(answer)
-        _check_connected(answer)
         return answer
 
     def _seen_under(self, view: View, source: Source) -> Source:
@@ -274,15 +273,4 @@ def _check_finite(answer: Explanation) -> None:
         raise FinerCAMError(
             f"the gradients at layer {', '.join(answer.layers)} are not finite for samples {bad[:8]}; leave those "
             "images out, or run the model in float32"
-        )
-
-
-def _check_connected(answer: Explanation) -> None:
-    """Refuse a layer whose map does not reach the logits at any place; blank maps would look like an answer."""
-    if bool(answer.signed.any()) or any(gradient.any() for _, seen in answer.seen for gradient in seen.gradients):
-        return
-    if any(activation.any() for _, seen in answer.seen for activation in seen.activations):
-        raise FinerCAMError(
-            f"layer {', '.join(answer.layers)}: no place of its map reaches the logits (as after the last attention of "
-            "a model that reads its CLS token only); choose an earlier layer, or leave layer= out to find one"
         )

@@ -118,7 +118,7 @@ def test_a_layer_that_does_not_reach_the_logits_is_refused(toys, pictures):
             return self.head(self.norm(torch.cat([first, tokens], 1))[:, 0])
 
     model = toys.seeded(ReadsCls())
-    with pytest.raises(FinerCAMError, match="layer norm: no place of its map reaches the logits"):
+    with pytest.raises(FinerCAMError, match="layer 'norm': its patches do not reach the logits"):
         FinerCAM(model, layer="norm")(pictures(2))
     assert FinerCAM(model, layer="embed")(pictures(2)).maps.any()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from finercam.core.capture import Capture, capture
 from finercam.core.grid import Layout
 from finercam.core.logits import Readout
+from finercam.errors import FinerCAMError
 
 __all__ = ["Source"]
 
@@ -64,8 +65,19 @@ class Source:
             (activation,) = self.activations
             alpha = directions.to(self.averaged) @ self.averaged / activation[0, 0].numel()
             return (alpha[..., None, None].expand(-1, -1, -1, *activation.shape[2:]),)
-        found = [self.to_maps(gradient) for gradient in self.run.gradients(directions)]
+        raw = self.run.gradients(directions)
+        found = [self.to_maps(gradient) for gradient in raw]
+        self._check_patches_reach_the_logits(raw, found)
         return tuple(_stacked(of_layer) for of_layer in zip(*found, strict=True))
+
+    def _check_patches_reach_the_logits(self, raw: list[tuple[Tensor, ...]], maps: list[tuple[Tensor, ...]]) -> None:
+        """Refuse a layer after which only the CLS token is read; its blank map would look like an answer."""
+        for at, (layout, name) in enumerate(zip(self.layouts, self.run.layers, strict=True)):
+            if layout.prefix and not any(of[at].any() for of in maps) and any(of[at].any() for of in raw):
+                raise FinerCAMError(
+                    f"layer {name!r}: its patches do not reach the logits, which read the CLS token only from there on; "
+                    "choose an earlier layer, or leave layer= out to find one"
+                )
 
     def averaging(self, head: tuple[Tensor, Tensor | None] | None) -> Tensor | None:
         """The head's rows if the logits are what it makes of the mean of the one layer's maps, else None."""
