@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo app test lint docs bench study fuzz clean
+.PHONY: demo app test quick lint docs bench study fuzz clean
 
 demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table here, panels and a page in out/demo
 	$(BIN)/finercam demo --out $(OUT)
@@ -12,8 +12,11 @@ demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table 
 app: $(VENV)/.ready-demo  ## the web app, on this machine only
 	$(BIN)/finercam app
 
-test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each; an unexpected skip is a failure
+	OMP_NUM_THREADS=1 STRICT_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+quick: $(VENV)/.ready-dev  ## the tests that start no process, browser or Ray: under 40 s
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

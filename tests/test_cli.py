@@ -203,6 +203,7 @@ class TestMain:
         done = run()
         assert done.exit_code == 0 and "explain" in done.stdout and done.stderr == ""
 
+    @pytest.mark.slow
     def test_help_needs_no_torch(self):
         code = (
             "import sys\nfrom finercam.cli import main\n"

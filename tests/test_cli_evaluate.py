@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from finercam.cli import app
@@ -54,6 +55,7 @@ def test_a_dataset_without_the_annotation_is_one_line(tmp_path):
     assert done.exit_code == 2 and "needs boxes or object masks" in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_ends_with_a_table_and_a_page(tmp_path):
     done = run("demo", "--out", tmp_path, "--count", 2, "--evaluated", 8)
     assert done.exit_code == 0, done.output

@@ -127,6 +127,7 @@ def test_readme(tmp_path, monkeypatch):
     exec(own, {"FinerCAM": FinerCAM, "torch": torch, **given})
 
 
+@pytest.mark.slow
 def test_your_model(small, capsys):
     from finercam import methods
     from finercam.methods import method
@@ -151,6 +152,7 @@ def test_troubleshooting(small):
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_migrating_gives_equal_maps(small, monkeypatch):
     """The page's own checks compare with the peers; none of them compares blank maps."""
     pytest.importorskip("pytorch_grad_cam")
@@ -315,6 +317,7 @@ def site(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_site_is_built_strictly_and_fetches_nothing_from_outside(site):
     tags = re.compile(r"<(?:script|link|img|iframe|source|video|audio|object|embed|use)\b[^>]*>", re.IGNORECASE)
     outside = re.compile(r"(?:src|href|data|srcset)\s*=\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE)
@@ -329,6 +332,7 @@ def test_the_site_is_built_strictly_and_fetches_nothing_from_outside(site):
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_every_public_name_is_in_the_reference(site):
     import finercam
 

@@ -461,6 +461,7 @@ def test_mask_of_another_size():
         Preprocess((8, 8)).mask(np.zeros((5, 6), bool), (5, 6))
 
 
+@pytest.mark.slow
 def test_import_is_light():
     import subprocess
     import sys

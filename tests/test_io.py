@@ -46,6 +46,7 @@ def test_an_error_in_the_block_keeps_the_old_file_and_its_own_type(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_program_leaves_can_be_recognised(tmp_path):
     code = (
         "import os, signal\nfrom finercam.io import whole_file\n"

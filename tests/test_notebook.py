@@ -19,6 +19,7 @@ def test_what_is_committed_is_small_and_names_no_machine():
     assert "find_spec" in sources[0]
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="no nbformat: the notebook is not run")
     nbclient = pytest.importorskip("nbclient", reason="no nbclient: the notebook is not run")

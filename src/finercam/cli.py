@@ -1,4 +1,4 @@
-"""The command line, one word a job. A command is a file in `finercam.commands` and a line here."""
+"""The command line. Each command is a file in `finercam.commands`, a line here and examples in `commands/examples.py`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from finercam.commands.app import app as web_app
 from finercam.commands.concept import concept
 from finercam.commands.demo import demo
 from finercam.commands.evaluate import evaluate
+from finercam.commands.examples import epilog
 from finercam.commands.explain import explain
 from finercam.commands.methods import methods
 from finercam.commands.models import models
@@ -42,19 +43,19 @@ class OneLineErrors(TyperGroup):
             status = super().main(typed, *more, standalone_mode=False, **options)
             sys.stdout.flush()
         except FinerCAMError as error:
-            status = _tell(str(error), MISUSED)
+            status = _complain(str(error), MISUSED)
         except _USAGE as error:
-            status = _tell(error.format_message(), error.exit_code)
+            status = _complain(error.format_message(), error.exit_code)
         except (typer.Abort, KeyboardInterrupt):
-            status = _tell("interrupted", INTERRUPTED)
+            status = _complain("interrupted", INTERRUPTED)
         except BrokenPipeError:  # as in `finercam methods | head -1`
             status = _without_stdout(FAILED)
         except OSError as error:  # as in `finercam methods > /dev/full`
-            status = _tell(f"{error.filename or 'the output'}: {one_line(error)}", _without_stdout(MISUSED))
+            status = _complain(f"{error.filename or 'the output'}: {one_line(error)}", _without_stdout(MISUSED))
         sys.exit(status if isinstance(status, int) else 0)
 
 
-# The base of usage errors; typer brings click along or depends on it, by version.
+# The base class of usage errors. Some versions of typer depend on click, others contain a copy of it.
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
@@ -67,8 +68,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         from finercam._version import __version__
 
         typer.echo(f"finercam {__version__}")
@@ -81,16 +82,20 @@ def _common(
 ) -> None: ...
 
 
-app.command()(explain)
-app.command()(evaluate)
-app.command()(concept)
-app.command()(probe)
-app.command()(run)
-app.command()(report)
-app.command("app")(web_app)
-app.command()(demo)
-app.command()(models)
-app.command()(methods)
+_COMMANDS = {
+    "explain": explain,
+    "evaluate": evaluate,
+    "concept": concept,
+    "probe": probe,
+    "run": run,
+    "report": report,
+    "app": web_app,
+    "demo": demo,
+    "models": models,
+    "methods": methods,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, epilog=epilog(_name))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,7 +110,7 @@ def _without_stdout(status: int) -> int:
     return status
 
 
-def _tell(message: str, status: int) -> int:
+def _complain(message: str, status: int) -> int:
     from finercam.commands.console import complain
 
     complain(message)

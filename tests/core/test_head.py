@@ -79,6 +79,7 @@ def test_no_linear_head(model: nn.Module) -> None:
     assert linear_head(model, 4) is None
 
 
+@pytest.mark.slow
 def test_wrapped_models() -> None:
     fc = nn.Linear(6, 3)
     for wrapped in (nn.DataParallel(fc), torch.compile(nn.Sequential(fc))):

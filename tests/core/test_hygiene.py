@@ -167,6 +167,7 @@ def test_autocast_is_for_the_model_and_not_for_the_maps(toys, pictures):
     torch.testing.assert_close(masked.float(), expected, rtol=0, atol=0.05 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_data_parallel_and_compiled_models(toys, pictures):
     images = pictures(2)
     expected = FinerCAM(toys.cnn(), layer="stage1")(images, **QUESTION).signed

@@ -146,6 +146,7 @@ def test_contrast_is_what_changes_and_nothing_far_from_a_bird(index: int, rival:
     assert not levels(own.image, other.image)[~binary_dilation(near, iterations=3)].any()
 
 
+@pytest.mark.slow
 def test_each_telling_part_can_be_seen_in_nearly_every_picture() -> None:
     birds = Fieldguide(200, seed=9)
     areas = [int(birds.contrast_mask(i, birds.nearest_sibling(birds.label(i))).sum()) for i in range(200)]
@@ -212,6 +213,7 @@ def test_it_is_an_image_dataset_whose_samples_travel() -> None:
     assert sample.annotation.box == birds[3].annotation.box
 
 
+@pytest.mark.slow
 def test_batches_equal_single_pictures_with_and_without_workers() -> None:
     birds = Fieldguide(70, seed=1, size=32)
     batch = birds.batch(range(70), workers=2)

@@ -230,6 +230,7 @@ def test_processor_sizes_as_older_files_have_them() -> None:
         processor_settings({"do_resize": False})
 
 
+@pytest.mark.slow
 def test_open_clip_towers() -> None:
     published = load_model("open_clip/ViT-B-32?pretrained=false&image_size=64")
     mean = load_model("open_clip/ViT-B-32?pretrained=false&image_size=64&pool=avg")

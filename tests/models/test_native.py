@@ -210,6 +210,7 @@ def test_a_transformer_can_be_copied_and_pickled(tmp_path: Path) -> None:
             torch.testing.assert_close(twin(images).logits, model(images).logits + 1)
 
 
+@pytest.mark.slow
 def test_the_commands_take_it(tmp_path: Path) -> None:
     """Through `explain` (where --size is the longest side) and `evaluate`, with lying and standing pictures at once."""
     names = load_model("fieldguide/vit").class_names or []

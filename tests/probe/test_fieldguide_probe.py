@@ -59,6 +59,7 @@ def test_built_in_vit_as_a_backbone(untrained: PatchViT, tmp_path: Path, picture
 
 
 @pytest.mark.skipif(not HAVE_VIT, reason="the weights of fieldguide/vit are not in this package")
+@pytest.mark.slow
 def test_probe_is_as_good_as_the_trained_head(tmp_path: Path) -> None:
     """Within one point of the trained head on the same fresh pictures; its maps agree with the closed form."""
     train, test = Fieldguide(700, seed=11), Fieldguide(300, seed=12)

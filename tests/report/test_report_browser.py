@@ -13,7 +13,10 @@ from finercam.view.drawn import drawn_signed, strength_of
 
 pytest.importorskip("playwright.sync_api", reason="no playwright: the report's browser tests are left out")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the report's browser tests are left out")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the report's browser tests are left out"),
+]
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

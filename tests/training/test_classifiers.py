@@ -29,6 +29,7 @@ def test_part_codes_are_equal_just_for_those_who_wear_a_part_alike() -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet", "vit"])
+@pytest.mark.slow
 def test_training_is_seeded_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path) -> None:
     state = torch.get_rng_state()
     short = {"images": 32, "passes": 64, "fresh": 20, "workers": 1, "log": lambda line: None}

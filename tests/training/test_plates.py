@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from PIL import Image
 from training.plates import LACKING, plate, write_plates
 
@@ -9,6 +10,7 @@ from finercam.data.fieldguide import GENERA, SPECIES, discriminative_parts
 from finercam.data.fieldguide.species import phrase
 
 
+@pytest.mark.slow
 def test_plates_are_written_for_every_genus(tmp_path) -> None:
     paths = write_plates(tmp_path, size=48)
     assert {path.name for path in paths} == {"overview.png"} | {f"plate-{g.name.lower()}.png" for g in GENERA}

@@ -1,0 +1,60 @@
+"""Command lines that run as written: the end of every `--help`, and the command line's page in the documentation.
+
+The tests run them in a folder with `photos/` (a few pictures) and `birds/` (class folders). Lines that would fetch
+a model, need data from elsewhere or not return are in `NOT_RUN`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EXAMPLES", "NOT_RUN", "epilog"]
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "explain": (
+        "finercam explain photos --model fieldguide/cnn --out out/explain",
+        'finercam explain "photos/*.png" --model fieldguide/resnet \\\n'
+        '    --against "Royal Pippin" --out out/royal --html out/royal.html',
+        "finercam explain bird.jpg --model timm/resnet50.a1_in1k --out out/bird",
+    ),
+    "evaluate": (
+        "finercam evaluate fieldguide:40 --model fieldguide/cnn \\\n    --metrics contrastive --out out/evaluate",
+        "finercam evaluate birds --model fieldguide/cnn \\\n"
+        "    --methods gradcam,layercam --contrasts pair --out out/methods",
+        "finercam evaluate cub:CUB_200_2011 --model out/cub --out out/cub-measured",
+    ),
+    "concept": (
+        'finercam concept photos --text "red crest" --text "orange legs" --out out/concept',
+        'finercam concept --audit "Red-crested Pippin" "Plain Pippin" --out out/audit',
+    ),
+    "probe": (
+        "finercam probe birds --backbone fieldguide/vit --out out/probe",
+        "finercam probe cub:CUB_200_2011 --backbone timm/vit_small_patch14_dinov2.lvd142m \\\n"
+        "    --native --out out/cub",
+    ),
+    "run": (
+        "finercam run birds --model fieldguide/cnn --out out/run",
+        "finercam run photos --model fieldguide/cnn --keep 5 --precision bfloat16 \\\n    --out out/run-bf16",
+        "finercam run birds --model fieldguide/cnn --ray local --workers 2 --out out/ray",
+    ),
+    "report": (
+        "finercam report out/run --html out/run.html",
+        "finercam report out/run --html out/strong.html --gamma 1 --limit 20",
+    ),
+    "app": (
+        "finercam app",
+        "finercam app --model fieldguide/resnet --model out/probe --port 7861",
+    ),
+    "demo": ("finercam demo --count 2 --evaluated 8 --out out/demo",),
+    "models": ("finercam models",),
+    "methods": ("finercam methods",),
+}
+"""Command to command lines."""
+
+NOT_RUN = ("timm/", "cub:", "out/cub", "finercam app", "--ray")
+"""What marks the command lines that the tests parse but do not run."""
+
+
+def epilog(command: str) -> str:
+    """The examples of a command as the end of its help text."""
+    lines = [line for example in EXAMPLES[command] for line in example.splitlines()]
+    # \b keeps click from joining the lines.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
