@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,3 +138,26 @@ def pictures() -> Callable[..., Tensor]:
         return torch.randn(count, 3, height, width, generator=generator).to(dtype)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_page() -> Callable[..., dict[str, Any]]:
+    """`run_page("scale.md", images=...)` runs a page's Python from top to bottom in one namespace and returns that.
+
+    `replace` maps text of the page to what stands in for it, such as `/data` to a folder with small data sets. A
+    failure names the page's own line.
+    """
+
+    def run(page: str, replace: dict[str, str] | None = None, **given: Any) -> dict[str, Any]:
+        path = Path(__file__).parents[1] / "docs" / page
+        text = path.read_text(encoding="utf-8")
+        names: dict[str, Any] = {"__name__": page, **given}
+        for found in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            block = "\n" * text[: found.start(1)].count("\n") + found[1]
+            for written, stand_in in (replace or {}).items():
+                assert written in text, f"{page} no longer has {written!r}"
+                block = block.replace(written, stand_in)
+            exec(compile(block, str(path), "exec"), names)
+        return names
+
+    return run

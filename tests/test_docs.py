@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from finercam import FinerCAM, FinerCAMError
+from finercam.cli import app
+from finercam.commands.examples import EXAMPLES, NOT_RUN
 from finercam.data.fieldguide import Fieldguide
 
 ROOT = Path(__file__).parents[1]
@@ -23,29 +28,19 @@ PAGES = {page.relative_to(DOCS).as_posix(): page for page in sorted(DOCS.rglob("
     "README.md": ROOT / "README.md"
 }
 CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-NOT_RUN = {
-    "datasets.md": "reads published datasets",
-    "probe.md": "reads published datasets and trained backbones",
-    "report.md": "writes pages of the caller's files; tests/report does",
-    "zeroshot.md": "its prompts need trained towers; tests/test_zeroshot.py and your-model.md run the same calls",
-    "app.md": "starts a server; tests/app does",
-    "scale.md": "works on data of the caller's; tests/run does",
+RUN_ELSEWHERE = {
+    "datasets.md": "data/test_datasets_page.py",
+    "probe.md": "probe/test_probe_page.py",
+    "report.md": "report/test_report_page.py",
+    "scale.md": "run/test_scale_page.py",
 }
-"""Pages whose Python is not run here, and why."""
+"""Pages whose Python is run by a test beside the fixtures that it needs."""
 
 
 def code(page: str) -> list[tuple[int, str]]:
     """The page's Python blocks, each with the line on which it begins."""
     text = PAGES[page].read_text(encoding="utf-8")
     return [(text[: found.start(1)].count("\n"), found[1]) for found in CODE.finditer(text)]
-
-
-def run(page: str, **given: Any) -> dict[str, Any]:
-    """Run a page from top to bottom in one namespace; a failure names the page's own line."""
-    names: dict[str, Any] = {"__name__": page, **given}
-    for line, block in code(page):
-        exec(compile("\n" * line + block, str(PAGES[page]), "exec"), names)
-    return names
 
 
 def noise(count: int, size: int) -> Tensor:
@@ -102,16 +97,18 @@ def small(monkeypatch):
 # --- code
 
 
-def test_every_page_with_code_is_run_or_says_why_not():
+def test_every_page_with_code_is_run():
     run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md"}
-    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md"}
-    assert {page for page in PAGES if code(page)} <= run_here | set(NOT_RUN)
+    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md"}
+    assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
+    for page, file in RUN_ELSEWHERE.items():
+        assert f'run_page("{page}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md"])
-def test_pages_that_stand_alone(page, tmp_path, monkeypatch, capsys):
+def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = run(page)
+    names = run_page(page)
     if page == "quickstart.md":
         shown = re.search(r"```text\n(<Explanation.*?)\n```", PAGES[page].read_text(encoding="utf-8"))
         assert shown and shown[1] in capsys.readouterr().out
@@ -128,12 +125,12 @@ def test_readme(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_your_model(small, capsys):
+def test_your_model(run_page, small, capsys):
     from finercam import methods
     from finercam.methods import method
 
     try:
-        names = run("your-model.md", images=noise(1, 224))
+        names = run_page("your-model.md", images=noise(1, 224))
         assert "positive-hirescam" in methods.names()
     finally:
         method._REGISTRY.pop("positive-hirescam", None)
@@ -142,18 +139,18 @@ def test_your_model(small, capsys):
     assert names["answer"].signed.abs().max() > 0
 
 
-def test_troubleshooting(small):
+def test_troubleshooting(run_page, small):
     model, images = small_resnet(num_classes=4), noise(2, 64)
     explain = FinerCAM(model, class_names=["wren", "robin", "finch", "dunnock"])
     given = {"model": model, "images": images, "explain": explain, "label": 0, "rival": 1}
-    names = run("troubleshooting.md", answer=explain(images, 0, 1), FinerCAM=FinerCAM, **given)
+    names = run_page("troubleshooting.md", answer=explain(images, 0, 1), FinerCAM=FinerCAM, **given)
     assert [len(part) for part in names["maps"]] == [2]
 
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
-def test_migrating_gives_equal_maps(small, monkeypatch):
+def test_migrating_gives_equal_maps(run_page, small, monkeypatch):
     """The page's own checks compare with the peers; none of them compares blank maps."""
     pytest.importorskip("pytorch_grad_cam")
     pytest.importorskip("torchcam")
@@ -168,8 +165,89 @@ def test_migrating_gives_equal_maps(small, monkeypatch):
         compare(ours, theirs, **tolerance)
 
     monkeypatch.setattr(torch.testing, "assert_close", spy)
-    run("migrating.md", model=small_resnet(num_classes=5), vit=vit, images=noise(2, 128))
+    run_page("migrating.md", model=small_resnet(num_classes=5), vit=vit, images=noise(2, 128))
     assert len(checked) == 9 and min(checked) > 0.99
+
+
+@pytest.mark.slow
+def test_zeroshot(run_page, small):
+    names = run_page("zeroshot.md", images=noise(2, 224))
+    assert names["answer"].signed.abs().max() > 0
+    assert names["classify"].class_embeddings.shape == (3, 16)
+
+
+# --- commands
+
+
+def commands(page: str) -> list[list[str]]:
+    """The `finercam` command lines of a page's shell blocks, as words."""
+    text = PAGES[page].read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:sh|bash|console|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in map(undecorated, lines) if line.startswith("finercam ")]
+
+
+def undecorated(line: str) -> str:
+    return line.removeprefix("$ ").removeprefix(".venv/bin/")
+
+
+def parse(words: list[str]) -> None:
+    """Check command, options and types as the program would, and run nothing."""
+    group: Any = typer.main.get_command(app)
+    if words[:1] and not words[0].startswith("-"):
+        group.commands[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_pages_are_understood(page):
+    for words in commands(page):
+        try:
+            parse(words)
+        except Exception as error:
+            pytest.fail(f"{page}: finercam {shlex.join(words)}: {error}")
+
+
+def test_there_are_commands_to_check():
+    assert sum(len(commands(page)) for page in PAGES) > 30
+    with pytest.raises(Exception, match="No such option"):
+        parse(["models", "--nonsense"])
+
+
+def test_the_page_of_the_command_line_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    from cli_page import page
+
+    assert PAGES["cli.md"].read_text(encoding="utf-8") == page(), "run: python docs/cli_page.py"
+
+
+@pytest.fixture
+def practice(tmp_path, monkeypatch):
+    """The folder in which the examples of the help run: `photos/`, and `birds/` in class folders."""
+    guide = Fieldguide(300, seed=8)
+    chosen = [index for index in range(300) if guide.classes[guide.label(index)].endswith("Pippin")][:24]
+    for count, index in enumerate(chosen):
+        name = guide.classes[guide.label(index)]
+        for path in [tmp_path / "birds" / name / f"{index}.png"] + [tmp_path / "photos" / f"{index}.png"] * (
+            count < 3
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            guide.image(index).save(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_examples_of_the_help_run(practice):
+    for command, lines in EXAMPLES.items():
+        for line in lines:
+            words = shlex.split(line.replace("\\\n", " "))[1:]
+            parse(words)
+            if not any(mark in line for mark in NOT_RUN):
+                done = CliRunner().invoke(app, words)
+                assert done.exit_code == 0, f"{line}\n{done.output}"
+        assert "Examples:" in CliRunner().invoke(app, [command, "--help"]).output
+    assert (practice / "out" / "run.html").exists() and (practice / "out" / "audit" / "audit.png").exists()
 
 
 # --- messages

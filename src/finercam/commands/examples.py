@@ -12,7 +12,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "explain": (
         "finercam explain photos --model fieldguide/cnn --out out/explain",
         'finercam explain "photos/*.png" --model fieldguide/resnet \\\n'
-        '    --against "Royal Pippin" --out out/royal --html out/royal.html',
+        '    --target "Red-crested Pippin" --against "Plain Pippin" \\\n'
+        "    --out out/red --html out/red.html",
         "finercam explain bird.jpg --model timm/resnet50.a1_in1k --out out/bird",
     ),
     "evaluate": (
