@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).parents[1] / "src" / "finercam"
-LINES = 21_000
+LINES = 23_000
 """Lines of Python in the package."""
-LONGEST, USUAL, SHARE = 97, 22, 0.89
+LONGEST, USUAL, SHARE = 102, 22, 0.89
 """Lines of the longest function, and lines that most functions do not exceed."""
 PARAMETERS = 20
 """Parameters of a function; commands have one for each option."""
