@@ -409,3 +409,12 @@ def test_parts_measures_the_evidence_on_the_parts_that_differ(tmp_path, model):
 def test_a_control_has_a_name(model):
     with pytest.raises(FinerCAMError, match="expected one of uniform, gaussian, shuffled"):
         control_maps("noise", torch.ones(1, 2, 2), [0])
+
+
+def test_names_stay_as_they_are_in_the_summary(tmp_path, model):
+    data = Squares(3)
+    data.name = "NaN birds"
+    evaluate(data, model, tmp_path, groups=["shape"])
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["settings"]["dataset"] == "NaN birds"
+    assert next(line["difference"] for line in found["lines"] if line["method"] == CONTROL) is None

@@ -37,8 +37,9 @@ def write_summary(shards: Shards, plan: Plan, correct_only: bool) -> list[Line]:
     table_of_paper = paper_rows(lines, plan.settings)
     write_whole(shards.out / "paper.md", paper_markdown(table_of_paper, setting))
     write_whole(shards.out / "paper.csv", paper_csv(table_of_paper))
-    found = {"setting": setting, "settings": plan.settings, "lines": [vars(line) for line in lines]}
-    write_whole(shards.out / "summary.json", json.dumps(found, indent=1).replace("NaN", "null"))
+    numbers = [{key: None if value != value else value for key, value in vars(line).items()} for line in lines]
+    found = {"setting": setting, "settings": plan.settings, "lines": numbers}
+    write_whole(shards.out / "summary.json", json.dumps(found, indent=1, allow_nan=False))
     return lines
 
 
