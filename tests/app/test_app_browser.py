@@ -76,7 +76,7 @@ def opened(browser, address):
     def outside(url):
         return urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).hostname != "127.0.0.1"
 
-    def told(kind, text):
+    def details(kind, text):
         # gradio's client says so whenever it closes the stream of an upload
         if kind in ("error", "warning") and text != "Method not implemented.":
             seen.append(f"{kind}: {text}")
@@ -85,7 +85,7 @@ def opened(browser, address):
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
         page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: told(m.type, m.text))
+        page.on("console", lambda m: details(m.type, m.text))
         page.on("pageerror", lambda error: seen.append(str(error)))
         page.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda r: seen.append(r.url) if outside(r.url) else None)
@@ -144,7 +144,7 @@ def test_clicks_are_questions_and_answers_are_python_s(opened, royal, tmp_path):
     for _ in range(8):
         page.keyboard.press("ArrowRight")
     page.wait_for_function("() => document.querySelector('#gamma input[type=number]').value === '1'")
-    wait(page, "#told", "without a run of the model")
+    wait(page, "#details", "without a run of the model")
     page.wait_for_timeout(500)  # the last of eight moves
     same(page, royal.ask(gamma=1.0), photo, tmp_path)
     page.locator("#rivals label").nth(2).click()
@@ -267,23 +267,23 @@ def test_only_requests_under_its_own_name_are_answered(address):
 def test_each_choice_is_asked_once_and_none_is_lost(opened, monkeypatch):
     import time
 
-    from finercam.app import asking
+    from finercam.app import questions
 
-    switch, calls = asking.switch, []
+    switch, calls = questions.switch, []
 
-    def slow(asked, method):
+    def slow(result, method):
         calls.append(method)
         time.sleep(1.5)  # as long as a score method takes
-        return switch(asked, method)
+        return switch(result, method)
 
-    monkeypatch.setattr(asking, "switch", slow)
+    monkeypatch.setattr(questions, "switch", slow)
     page = opened(viewport={"width": 1280, "height": 900})
     for method in ("layercam", "hirescam"):  # the second one while the first is being answered
         page.locator("#method input").click()
         page.get_by_role("option", name=method, exact=True).click()
     page.locator("#rivals label").nth(2).click()  # and a rival, too
     page.wait_for_function("() => document.querySelectorAll('#headline .against').length === 2")
-    wait(page, "#told", "HiResCAM at")
+    wait(page, "#details", "HiResCAM at")
     assert calls == ["layercam", "hirescam"]
     assert page.locator("#method input").input_value() == "hirescam"
     assert page.locator("#rivals input:checked").count() == 2

@@ -16,10 +16,10 @@ from gradio.themes import Base
 from PIL import Image
 
 from finercam import methods
-from finercam.app import asking, views
-from finercam.app.asking import STRATEGIES, Asked, Picture
+from finercam.app import questions, views
 from finercam.app.files import KINDS
 from finercam.app.opened import Opened, model_choices, open_model, read_texts
+from finercam.app.questions import STRATEGIES, Picture, Result
 from finercam.errors import FinerCAMError
 from finercam.images import read_image
 from finercam.view.drawn import VIEWS
@@ -61,13 +61,13 @@ class Page:
     ) -> None:
         self.models = model_choices(models)
         given = [Picture(read_image(path, max_pixels=MAX_PIXELS), path.name) for path in photos]
-        self.pictures = [*given, *asking.gallery()]
+        self.pictures = [*given, *questions.gallery()]
         self.typed = typed
         self.folder = Path(tempfile.gettempdir()) if folder is None else folder
         with gr.Blocks(
             title="finercam: why this class and not that one?", analytics_enabled=False, delete_cache=(60, 600)
         ) as self.blocks:
-            self.asked = gr.State(None, time_to_live=KEPT_SECONDS)
+            self.result = gr.State(None, time_to_live=KEPT_SECONDS)
             self._parts()
             self._events()
 
@@ -103,7 +103,7 @@ class Page:
                     [(view.capitalize(), view) for view in VIEWS], value="overlay", show_label=False,
                     label="View", container=False, elem_id="view",
                 )  # fmt: skip
-                self.told = gr.HTML(elem_id="told")
+                self.details = gr.HTML(elem_id="details")
                 with gr.Row(elem_id="which"):
                     self.model = gr.Dropdown(
                         self.models, value=self.models[0], label="Model", allow_custom_value=self.typed, min_width=200,
@@ -140,29 +140,29 @@ class Page:
                     self.buttons = {kind: gr.Button(kind, size="sm", min_width=90) for kind in KINDS}
         self.file = gr.DownloadButton("", visible="hidden", elem_id="save")
 
-    def _shown(self, asked: Asked, view: str) -> Update:
+    def _shown(self, result: Result, view: str) -> Update:
         """All that depends on the answer."""
         return {
-            self.asked: asked,
+            self.result: result,
             self.notice: gr.update(visible=False),
-            self.headline: views.headline(asked),
-            self.plain: views.plain(asked, view),
-            self.finer: views.finer(asked, view),
-            self.told: views.told(asked),
-            self.rivals: gr.update(choices=views.choices(asked), value=asked.against),
-            self.target: gr.update(value=asked.target),
+            self.headline: views.headline(result),
+            self.plain: views.plain(result, view),
+            self.finer: views.finer(result, view),
+            self.details: views.details(result),
+            self.rivals: gr.update(choices=views.choices(result), value=result.against),
+            self.target: gr.update(value=result.target),
         }
 
-    def _fresh(self, asked: Asked, view: str) -> Update:
+    def _fresh(self, result: Result, view: str) -> Update:
         """What a new picture or model changes besides: the classes there are."""
-        names = [(views.short(asked.name(index)), index) for index in range(asked.classes)]
+        names = [(views.short(result.name(index)), index) for index in range(result.classes)]
         return {
-            **self._shown(asked, view),
-            self.target: gr.update(choices=names, value=asked.target),
+            **self._shown(result, view),
+            self.target: gr.update(choices=names, value=result.target),
             self.other: gr.update(choices=names, value=None),
-            self.texts: gr.update(visible=asked.opened.by_words),
-            self.gamma: float(asked.answer.gamma[0]),
-            self.method: gr.update(choices=_methods(asked.opened.by_words), value=asked.answer.method),
+            self.texts: gr.update(visible=result.opened.by_words),
+            self.gamma: float(result.answer.gamma[0]),
+            self.method: gr.update(choices=_methods(result.opened.by_words), value=result.answer.method),
         }
 
     # --- what can be done
@@ -179,7 +179,7 @@ class Page:
             self.view,
         ]
         some = [
-            self.asked, self.notice, self.headline, self.plain, self.finer, self.told, self.rivals, self.target,
+            self.result, self.notice, self.headline, self.plain, self.finer, self.details, self.rivals, self.target,
         ]  # fmt: skip
         everything = [*some, self.other, self.texts, self.method, self.gamma, self.upload]
 
@@ -196,21 +196,34 @@ class Page:
         on(self.gallery.select, self._gallery, setting, everything, **slow)
         on(self.upload.upload, self._upload, [self.upload, *setting], everything, **slow)
         for trigger in (self.model.input, self.texts.submit):
-            on(trigger, self._again, [self.asked, *setting], everything, **slow)
-        on(self.method.select, self._method, [self.asked, self.method, self.view], [*some, self.method], **slow)
-        on(self.target.select, self._target, [self.asked, self.target, self.view], some)
-        on(self.rivals.input, self._rivals, [self.asked, self.rivals, self.view], some)
-        on(self.other.select, self._other, [self.asked, self.other, self.view], [*some, self.other])
-        on(self.reverse.click, self._reverse, [self.asked, self.view], some)
+            on(trigger, self._again, [self.result, *setting], everything, **slow)
+        on(self.method.select, self._method, [self.result, self.method, self.view], [*some, self.method], **slow)
+        about, view = self._about, self.view
+        on(self.target.select, about(lambda r, c: questions.ask(r, target=c)), [self.result, self.target, view], some)
+        on(
+            self.rivals.input,
+            about(lambda r, ds: questions.ask(r, against=ds)),
+            [self.result, self.rivals, view],
+            some,
+        )
+        on(self.other.select, self._other, [self.result, self.other, view], [*some, self.other])
+        on(self.reverse.click, about(questions.reverse), [self.result, view], some)
         for trigger in (self.strategy.select, self.count.select):
-            on(trigger, self._pick, [self.asked, self.strategy, self.count, self.view], some)
-        on(self.weights.select, self._weights, [self.asked, self.weights, self.view], some)
+            on(trigger, about(questions.pick), [self.result, self.strategy, self.count, view], some)
+        on(
+            self.weights.select,
+            about(lambda r, w: questions.ask(r, weights=w)),
+            [self.result, self.weights, view],
+            some,
+        )
         dragged = {"trigger_mode": "always_last"}
-        moved = [self.asked, self.notice, self.finer, self.told]
-        on(self.gamma.input, self._gamma, [self.asked, self.gamma, self.view], moved, **dragged)
-        on(self.view.input, self._view, [self.asked, self.view], [self.notice, self.plain, self.finer], **dragged)
+        moved = [self.result, self.notice, self.finer, self.details]
+        on(self.gamma.input, self._gamma, [self.result, self.gamma, self.view], moved, **dragged)
+        on(self.view.input, self._view, [self.result, self.view], [self.notice, self.plain, self.finer], **dragged)
         for kind, button in self.buttons.items():
-            made = on(button.click, self._file(kind), [self.asked], [self.notice, self.file], show_progress="minimal")
+            made = on(
+                button.click, self._file(kind), [self.result], [self.notice, self.file], show_progress="minimal"
+            )
             made.success(None, js=SAVE)
 
     def _safe(self, act: Callable[..., Update]) -> Callable[..., Update]:
@@ -227,7 +240,7 @@ class Page:
 
     def _start(self, *setting: Any) -> Update:
         opened = self._opened(setting[0])
-        first, known = asking.first_picture(opened, self.pictures)
+        first, known = questions.first_picture(opened, self.pictures)
         update = self._look(first, *setting, usual=True)
         if known:
             return update
@@ -252,10 +265,10 @@ class Page:
         finally:
             path.unlink(missing_ok=True)
 
-    def _again(self, asked: Asked | None, *setting: Any) -> Update:
-        if asked is None:
+    def _again(self, result: Result | None, *setting: Any) -> Update:
+        if result is None:
             return self._start(*setting)
-        return self._look(asked.picture, *setting, usual=self._opened(setting[0]).by_words != asked.opened.by_words)
+        return self._look(result.picture, *setting, usual=self._opened(setting[0]).by_words != result.opened.by_words)
 
     def _opened(self, model: str | None) -> Opened:
         if not self.typed and model not in self.models:
@@ -271,58 +284,50 @@ class Page:
             gamma, method = opened.usual_gamma, opened.usual_method
         method = method if method in _methods(opened.by_words) else opened.usual_method
         typed = read_texts(texts) if opened.by_words else ()
-        asked = asking.look(opened, picture, method, strategy, int(count), float(gamma), weights, typed)
-        return self._fresh(asked, view)
+        result = questions.look(opened, picture, method, strategy, int(count), float(gamma), weights, typed)
+        return self._fresh(result, view)
 
-    def _method(self, asked: Asked | None, method: str, view: str) -> Update:
-        asked = _there(asked)
+    def _about(self, question: Callable[..., Result]) -> Callable[..., Update]:
+        """A handler that shows the answer to a question about the result, given the values of some controls."""
+
+        def act(result: Result | None, *values: Any) -> Update:
+            return self._shown(question(_there(result), *values[:-1]), values[-1])
+
+        return act
+
+    def _method(self, result: Result | None, method: str, view: str) -> Update:
+        result = _there(result)
         try:
-            return self._shown(asking.switch(asked, method), view)
+            return self._shown(questions.switch(result, method), view)
         except FinerCAMError as error:  # the menu goes back to the method of the map
             return {
-                self.method: asked.answer.method,
+                self.method: result.answer.method,
                 self.notice: gr.update(value=views.notice(str(error)), visible=True),
             }
 
-    def _target(self, asked: Asked | None, target: int | None, view: str) -> Update:
-        asked = _there(asked)
-        return self._shown(asking.ask(asked, target=asked.target if target is None else int(target)), view)
-
-    def _rivals(self, asked: Asked | None, against: list[int], view: str) -> Update:
-        return self._shown(asking.ask(_there(asked), against=against), view)
-
-    def _other(self, asked: Asked | None, other: int | None, view: str) -> Update:
-        asked = _there(asked)
-        if other is None or int(other) in (asked.target, *asked.against):
+    def _other(self, result: Result | None, other: int | None, view: str) -> Update:
+        result = _there(result)
+        if other is None or int(other) in (result.target, *result.against):
             return {self.other: None}
-        return {**self._shown(asking.ask(asked, against=[*asked.against, int(other)]), view), self.other: None}
+        return {**self._shown(questions.ask(result, against=[*result.against, int(other)]), view), self.other: None}
 
-    def _reverse(self, asked: Asked | None, view: str) -> Update:
-        return self._shown(asking.reverse(_there(asked)), view)
-
-    def _pick(self, asked: Asked | None, strategy: str, count: float, view: str) -> Update:
-        return self._shown(asking.pick(_there(asked), strategy, int(count)), view)
-
-    def _weights(self, asked: Asked | None, weights: str, view: str) -> Update:
-        return self._shown(asking.ask(_there(asked), weights=weights), view)
-
-    def _gamma(self, asked: Asked | None, gamma: float, view: str) -> Update:
-        asked = asking.ask(_there(asked), gamma=float(gamma))
+    def _gamma(self, result: Result | None, gamma: float, view: str) -> Update:
+        result = questions.ask(_there(result), gamma=float(gamma))
         return {
-            self.asked: asked, self.finer: views.finer(asked, view), self.told: views.told(asked),
+            self.result: result, self.finer: views.finer(result, view), self.details: views.details(result),
             self.notice: gr.update(visible=False),
         }  # fmt: skip
 
-    def _view(self, asked: Asked | None, view: str) -> Update:
-        asked = _there(asked)
-        return {self.plain: views.plain(asked, view), self.finer: views.finer(asked, view)}
+    def _view(self, result: Result | None, view: str) -> Update:
+        result = _there(result)
+        return {self.plain: views.plain(result, view), self.finer: views.finer(result, view)}
 
-    def _file(self, kind: str) -> Callable[[Asked | None], Update]:
-        def make(asked: Asked | None) -> Update:
-            asked = _there(asked)
+    def _file(self, kind: str) -> Callable[[Result | None], Update]:
+        def make(result: Result | None) -> Update:
+            result = _there(result)
             _sweep(self.folder)
             fresh = Path(tempfile.mkdtemp(prefix="file-", dir=self.folder))
-            return {self.file: str(KINDS[kind](asked, fresh)), self.notice: gr.update(visible=False)}
+            return {self.file: str(KINDS[kind](result, fresh)), self.notice: gr.update(visible=False)}
 
         return make
 
@@ -365,10 +370,10 @@ def _small(image: Image.Image) -> Image.Image:
     return small
 
 
-def _there(asked: Asked | None) -> Asked:
-    if asked is None:
+def _there(result: Result | None) -> Result:
+    if result is None:
         raise FinerCAMError("the picture is no longer in memory; choose one")
-    return asked
+    return result
 
 
 def _sweep(folder: Path) -> None:

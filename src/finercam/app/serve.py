@@ -1,4 +1,4 @@
-"""The server: on this machine alone unless told otherwise, with a folder of its own that goes when it goes."""
+"""The server: on this machine alone by default, with a temporary folder for its files."""
 
 from __future__ import annotations
 

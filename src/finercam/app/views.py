@@ -5,50 +5,51 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from finercam.app.asking import Asked, rivals, truth
+from finercam.app.questions import Result, rivals, truth
 from finercam.text import literal, percent
 from finercam.view.drawn import picture, strength_of
 from finercam.view.sheet import colour_ramp
 
-__all__ = ["choices", "finer", "headline", "notice", "pixels", "plain", "ramp_styles", "short", "told"]
+__all__ = ["choices", "details", "finer", "headline", "notice", "pixels", "plain", "ramp_styles", "short"]
 
 SHORT = 90
 """Letters of a class name that a list shows."""
 
 
-def plain(asked: Asked, view: str = "overlay") -> str:
+def plain(result: Result, view: str = "overlay") -> str:
     """The picture of the plain method: what speaks for the target at all."""
-    caption = f"what speaks for {_named(asked, asked.target)}"
-    return _figure(picture(asked.photo, asked.answer.plain, view), "Plain", caption)
+    caption = f"what speaks for {_named(result, result.target)}"
+    return _figure(picture(result.photo, result.answer.plain, view), "Plain", caption)
 
 
-def finer(asked: Asked, view: str = "overlay") -> str:
+def finer(result: Result, view: str = "overlay") -> str:
     """The picture of the contrast, with its strength: what speaks for the target rather than its rivals."""
-    image = picture(asked.photo, asked.shown, view)
-    if not asked.against:
-        return _figure(image, "Finer", "choose a rival", more=_legend(asked, view, weak=False))
-    c, d = _named(asked, asked.target), _several(asked)
-    gamma, held = float(asked.answer.gamma[0]), strength_of(asked.answer)
+    image = picture(result.photo, result.shown, view)
+    if not result.against:
+        return _figure(image, "Finer", "choose a rival", more=_legend(result, view, weak=False))
+    c, d = _named(result, result.target), _several(result)
+    gamma, held = float(result.answer.gamma[0]), strength_of(result.answer)
     if held.positive == 0:
         strength, note = "", "" if view == "photo" else f"Nothing speaks for {c} against {d} at γ = {gamma:.2f}."
     else:
         strength, note = held.words if gamma > 0 else "the plain map", ""
     kind = "strength weak" if held.weak else "strength"
-    legend = f'<p class="{kind}">{escape(strength)}</p>{_legend(asked, view, held.weak)}'
+    legend = f'<p class="{kind}">{escape(strength)}</p>{_legend(result, view, held.weak)}'
     return _figure(image, "Finer", f"{c} rather than {d}", note, legend)
 
 
-def _legend(asked: Asked, view: str, weak: bool) -> str:
+def _legend(result: Result, view: str, weak: bool) -> str:
     """The colours with what their ends mean, as in the panel."""
     if view == "photo":
         return ""
     low, high = "no evidence", "peak of a clear map" if weak else "peak"
     if view == "signed":
-        low, high = (_several(asked) if asked.against else "against"), _named(asked, asked.target)
+        low, high = (_several(result) if result.against else "against"), _named(result, result.target)
     kind = "signed ramp" if view == "signed" else "ramp"
     return f'<p class="legend"><span>{low}</span><i class="{kind}"></i><span>{high}</span></p>'
 
@@ -64,37 +65,39 @@ def ramp_styles() -> str:
     return rule(".ramp", False) + rule(".ramp.signed", True)
 
 
-def headline(asked: Asked) -> str:
+def headline(result: Result) -> str:
     """The question in words, and what the model predicts."""
-    c = f'<b class="for">{_named(asked, asked.target)}</b> <i>{percent(asked.probability(asked.target))}</i>'
+    c = f'<b class="for">{_named(result, result.target)}</b> <i>{percent(result.probability(result.target))}</i>'
     named = [
-        f'<b class="against">{_named(asked, d)}</b> <i>{percent(asked.probability(d))}</i>' for d in asked.against[:3]
+        f'<b class="against">{_named(result, d)}</b> <i>{percent(result.probability(d))}</i>'
+        for d in result.against[:3]
     ]
-    if len(asked.against) > 3:
-        named.append(f"{len(asked.against) - 3} more")
+    if len(result.against) > 3:
+        named.append(f"{len(result.against) - 3} more")
     question = f"Why {c}, and not {' or '.join(named)}?" if named else f"What speaks for {c}?"
-    best = int(asked.answer.logits[0].argmax())
-    told = "is predicted" if best == asked.target else f"; predicted is {_named(asked, best)}"
-    first = _named(asked, asked.target) + (f" {told}" if told.startswith("is") else told)
+    best = int(result.answer.logits[0].argmax())
+    target, best = result.target, int(result.answer.logits[0].argmax())
+    prediction = "this is the prediction" if best == target else f"the prediction is {_named(result, best)}"
+    model = Path(result.opened.name).name if Path(result.opened.name).is_dir() else result.opened.name
     return (
-        f'<p class="file">{_text(asked.picture.name)} <span>· {escape(asked.opened.name)} · {first}</span></p>'
+        f'<p class="file">{_text(result.picture.name)} <span>· {escape(model)} · {prediction}</span></p>'
         f'<h2 id="question">{question}</h2>'
     )
 
 
-def told(asked: Asked) -> str:
+def details(result: Result) -> str:
     """How the answer was made, and how good it is where that is known."""
-    answer = asked.answer
+    answer = result.answer
     height, width = answer.signed.shape[-2:]
     how = "from the kept evidence, without a run of the model"
-    if asked.ran:
+    if result.ran:
         often = answer.question.method.evidence == "channels"
         how = "the model ran once for each channel used" if often else "the model ran once"
-    took = f"{1000 * asked.seconds:.0f} ms" if asked.seconds < 1 else f"{asked.seconds:.1f} s"
+    took = f"{1000 * result.seconds:.0f} ms" if result.seconds < 1 else f"{result.seconds:.1f} s"
     lines = [
         f"{escape(answer.question.method.label)} at {escape(', '.join(answer.layers))} ({height}×{width}) · {took}, {how}"
     ]
-    known = truth(asked)
+    known = truth(result)
     if known is not None:
         plain, finer, parts = known
         lines.insert(
@@ -105,9 +108,9 @@ def told(asked: Asked) -> str:
     return "".join(f"<p>{line}</p>" for line in lines)
 
 
-def choices(asked: Asked) -> list[tuple[str, int]]:
+def choices(result: Result) -> list[tuple[str, int]]:
     """Rivals to tick: what to read, and the class id."""
-    return [(f"{short(asked.name(d))} · {percent(asked.probability(d))}", d) for d in rivals(asked)]
+    return [(f"{short(result.name(d))} · {percent(result.probability(d))}", d) for d in rivals(result)]
 
 
 def notice(message: str) -> str:
@@ -135,13 +138,13 @@ def _uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode("ascii")
 
 
-def _named(asked: Asked, index: int) -> str:
-    return _text(short(asked.name(index)))
+def _named(result: Result, index: int) -> str:
+    return _text(short(result.name(index)))
 
 
-def _several(asked: Asked) -> str:
-    named = [_named(asked, d) for d in asked.against[:3]]
-    more = len(asked.against) - len(named)
+def _several(result: Result) -> str:
+    named = [_named(result, d) for d in result.against[:3]]
+    more = len(result.against) - len(named)
     return " or ".join([*named, f"{more} more"] if more else named)
 
 

@@ -22,8 +22,8 @@ from finercam.view.shown import shown
 
 __all__ = [
     "STRATEGIES",
-    "Asked",
     "Picture",
+    "Result",
     "ask",
     "birds",
     "first_picture",
@@ -50,8 +50,8 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """A picture, the model that was asked about it, and the answer; `photo (H, W, 3)` is what the maps lie on.
+class Result:
+    """A picture, the model that explained it, and the answer; `photo (H, W, 3)` is what the maps lie on.
 
     `seconds` is how long the answer took, and `ran` whether the model had to run for it. While `alone`, no rival is
     ticked, and the plain map is shown.
@@ -128,17 +128,17 @@ def look(
     gamma: float = 0.6,
     weights: str = "mean",
     texts: tuple[str, ...] = (),
-) -> Asked:
+) -> Result:
     """Show a picture to a model: why its prediction, and not the rivals that the strategy picks?
 
-    An image–text model is asked about the first text against the last. Raises FinerCAMError where model, method,
+    An image–text model compares the first text with the last. Raises FinerCAMError where model, method,
     strategy or texts do not fit.
 
     >>> from finercam.app.opened import open_model
-    >>> asked = look(open_model("fieldguide/cnn"), gallery()[0], "gradcam")
-    >>> asked.ran, asked.name(asked.target)
+    >>> result = look(open_model("fieldguide/cnn"), gallery()[0], "gradcam")
+    >>> result.ran, result.name(result.target)
     (True, 'Rusty-collared Stilter')
-    >>> ask(asked, gamma=1.0).ran
+    >>> ask(result, gamma=1.0).ran
     False
     """
     began = perf_counter()
@@ -151,85 +151,85 @@ def look(
             explain = explain.with_settings(references=strategy, num_references=int(count))
             answer = explain(pixels, gamma=gamma, weights=weights)
     photo = shown(answer, picture.image, opened.preprocess)[0]
-    return Asked(picture, opened, answer, photo, texts, perf_counter() - began, True)
+    return Result(picture, opened, answer, photo, texts, perf_counter() - began, True)
 
 
 def ask(
-    asked: Asked,
+    result: Result,
     *,
     target: int | None = None,
     against: Sequence[int] | None = None,
     gamma: float | None = None,
     weights: str | None = None,
-) -> Asked:
+) -> Result:
     """Ask about the same picture again; for a new target without rivals the strategy picks them again.
 
     The model runs only for classes that were not kept. No rival at all asks for the plain map.
     """
     if against is not None and not against:
-        return replace(asked, seconds=0.0, ran=False, alone=True)
+        return replace(result, seconds=0.0, ran=False, alone=True)
     rivals = None if against is None else [list(against)]
-    alone = asked.alone and target is None and against is None
-    return _asked(asked, lambda one: one.ask(target=target, against=rivals, gamma=gamma, weights=weights), alone)
+    alone = result.alone and target is None and against is None
+    return _answered(result, lambda one: one.ask(target=target, against=rivals, gamma=gamma, weights=weights), alone)
 
 
-def pick(asked: Asked, strategy: str, count: int) -> Asked:
+def pick(result: Result, strategy: str, count: int) -> Result:
     """Compare the same target with the rivals that a strategy picks."""
 
     def again(answer: Explanation) -> Explanation:
         assert answer.backend is not None
         question = answer.question.changed(references=strategy, num_references=int(count))
-        rows, logits = answer.backend.head_rows(asked.classes), answer.logits
-        _, found = question.changed(target=answer.target).bind(1, asked.classes).resolve(logits, rows)
+        rows, logits = answer.backend.head_rows(result.classes), answer.logits
+        _, found = question.changed(target=answer.target).bind(1, result.classes).resolve(logits, rows)
         return replace(answer.ask(against=found.ids), strategy=strategy, question=question)
 
-    return _asked(asked, again)
+    return _answered(result, again)
 
 
-def switch(asked: Asked, method: str) -> Asked:
+def switch(result: Result, method: str) -> Result:
     """The same question by another method; the model runs only where that method reads other evidence."""
-    if method == asked.answer.method:
-        return asked
-    return _asked(asked, lambda answer: answer.ask(method=method), asked.alone)
+    if method == result.answer.method:
+        return result
+    return _answered(result, lambda answer: answer.ask(method=method), result.alone)
 
 
-def reverse(asked: Asked) -> Asked:
+def reverse(result: Result) -> Result:
     """Why would it be the first rival, and not the target?"""
-    if not asked.against:
+    if not result.against:
         raise FinerCAMError("the question has no rival, so it cannot be reversed; choose one")
-    return _asked(asked, lambda answer: answer.reverse())
+    return _answered(result, lambda answer: answer.reverse())
 
 
-def rivals(asked: Asked) -> list[int]:
-    """The classes to offer: those asked about, then the likeliest, in the order of their logits."""
-    logits = asked.answer.logits[0]
-    likely = [d for d in logits.topk(min(RIVALS + 1, asked.classes)).indices.tolist() if d != asked.target]
-    offered = set(asked.against) | set(likely[: max(RIVALS, len(asked.against))])
+def rivals(result: Result) -> list[int]:
+    """The classes to offer: those of the question, then the likeliest, in the order of their logits."""
+    logits = result.answer.logits[0]
+    likely = [d for d in logits.topk(min(RIVALS + 1, result.classes)).indices.tolist() if d != result.target]
+    offered = set(result.against) | set(likely[: max(RIVALS, len(result.against))])
     return sorted(offered, key=lambda d: -float(logits[d]))
 
 
-def truth(asked: Asked) -> tuple[float, float, tuple[str, ...]] | None:
+def truth(result: Result) -> tuple[float, float, tuple[str, ...]] | None:
     """Where the deciding pixels are known: the plain and the finer map's share on them in [0, 1], and the parts.
 
     For a built-in picture of the target, held against one species of its genus.
     """
     from finercam.metrics import energy
 
-    painted, at = birds(), asked.picture.bird
-    if at is None or list(asked.opened.class_names or ()) != painted.classes or len(asked.against) != 1:
+    painted, at = birds(), result.picture.bird
+    if at is None or list(result.opened.class_names or ()) != painted.classes or len(result.against) != 1:
         return None
-    rival = asked.against[0]
-    if asked.target != painted.label(at) or rival not in painted.siblings(asked.target):
+    rival = result.against[0]
+    if result.target != painted.label(at) or rival not in painted.siblings(result.target):
         return None
-    mask = asked.opened.preprocess.mask(painted.contrast_mask(at, rival), asked.picture.image.size)
+    mask = result.opened.preprocess.mask(painted.contrast_mask(at, rival), result.picture.image.size)
     where = torch.from_numpy(mask)[None]
-    plain, finer = (float(energy(one.maps.cpu(), where)[0]) for one in (asked.answer.plain, asked.answer))
-    return plain, finer, painted.discriminative_parts(asked.target, rival)
+    plain, finer = (float(energy(one.maps.cpu(), where)[0]) for one in (result.answer.plain, result.answer))
+    return plain, finer, painted.discriminative_parts(result.target, rival)
 
 
-def _asked(asked: Asked, question: Callable[[Explanation], Explanation], alone: bool = False) -> Asked:
+def _answered(result: Result, question: Callable[[Explanation], Explanation], alone: bool = False) -> Result:
     began = perf_counter()
     with ONE_AT_A_TIME:
-        answer = question(asked.answer)
-    ran = answer.seen is not asked.answer.seen
-    return replace(asked, answer=answer, seconds=perf_counter() - began, ran=ran, alone=alone)
+        answer = question(result.answer)
+    ran = answer.seen is not result.answer.seen
+    return replace(result, answer=answer, seconds=perf_counter() - began, ran=ran, alone=alone)

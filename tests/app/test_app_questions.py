@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from finercam import FinerCAM, FinerCAMError, load_model
-from finercam.app import asking, files, opened, views
-from finercam.app.asking import Picture
+from finercam.app import files, opened, questions, views
+from finercam.app.questions import Picture
 from finercam.app.serve import OwnAddress, is_local
 from finercam.data.fieldguide import Fieldguide
 from finercam.images import Preprocess
@@ -33,8 +33,8 @@ def cnn():
 
 
 @pytest.fixture(scope="module")
-def asked(cnn):
-    return asking.look(cnn, asking.gallery()[5], "gradcam")
+def result(cnn):
+    return questions.look(cnn, questions.gallery()[5], "gradcam")
 
 
 @pytest.fixture(scope="module")
@@ -62,69 +62,69 @@ def hostile(tmp_path):
     return opened.open_model(str(folder))
 
 
-def test_questions_equal_python_s_and_do_not_run_the_model(cnn, asked, pixels, runs):
+def test_questions_equal_python_s_and_do_not_run_the_model(cnn, result, pixels, runs):
     explain = FinerCAM(load_model("fieldguide/cnn").model, class_names=cnn.class_names)
-    offered = asking.rivals(asked)
-    assert len(offered) == 9 and asked.target not in offered and asked.against[0] in offered
-    logits = asked.answer.logits[0]
+    offered = questions.rivals(result)
+    assert len(offered) == 9 and result.target not in offered and result.against[0] in offered
+    logits = result.answer.logits[0]
     assert [float(logits[d]) for d in offered] == sorted((float(logits[d]) for d in offered), reverse=True)
     for question in ({"gamma": 1.3}, {"against": offered[2:5]}, {"against": offered[3:4], "gamma": 0.0}):
-        found = asking.ask(asked, **question)
+        found = questions.ask(result, **question)
         assert not found.ran
-        wanted = {"against": asked.against, **question}
-        expected = explain(pixels, target=asked.target, **wanted)
+        wanted = {"against": result.against, **question}
+        expected = explain(pixels, target=result.target, **wanted)
         torch.testing.assert_close(found.answer.signed, expected.signed, rtol=1e-4, atol=1e-8)
         assert found.against == list(wanted["against"])
-    back = asking.reverse(asked)
-    assert (back.target, back.against) == (asked.against[0], [asked.target])
+    back = questions.reverse(result)
+    assert (back.target, back.against) == (result.against[0], [result.target])
     torch.testing.assert_close(
         back.answer.signed, explain(pixels, target=back.target, against=back.against).signed, rtol=1e-4, atol=1e-8
     )
     for method in ("layercam", "hirescam"):
-        switched = asking.switch(asked, method)
+        switched = questions.switch(result, method)
         torch.testing.assert_close(
-            switched.answer.signed, asked.answer.ask(method=method).signed, rtol=1e-4, atol=1e-8
+            switched.answer.signed, result.answer.ask(method=method).signed, rtol=1e-4, atol=1e-8
         )
     assert runs == []
     unlikely = int(logits.argmin())
-    assert asking.ask(asked, against=[unlikely]).ran and runs == [1]
+    assert questions.ask(result, against=[unlikely]).ran and runs == [1]
 
 
 @pytest.mark.parametrize(("strategy", "count"), [("similar", 3), ("nearest", 2), ("all", 1)])
-def test_strategies_pick_as_python_s(cnn, asked, pixels, strategy, count):
-    found = asking.pick(asked, strategy, count)
+def test_strategies_pick_as_python_s(cnn, result, pixels, strategy, count):
+    found = questions.pick(result, strategy, count)
     explain = FinerCAM(cnn.model, references=strategy, num_references=count)
     assert found.against == explain(pixels).references[0].tolist()
     assert found.answer.strategy == strategy
-    again = asking.ask(found, target=asked.against[0])  # a new target has its rivals picked the same way
-    assert again.against == explain(pixels, target=asked.against[0]).references[0].tolist()
+    again = questions.ask(found, target=result.against[0])  # a new target has its rivals picked the same way
+    assert again.against == explain(pixels, target=result.against[0]).references[0].tolist()
     with pytest.raises(FinerCAMError, match="expected one of"):
-        asking.pick(asked, "loudest", 1)
+        questions.pick(result, "loudest", 1)
 
 
-def test_without_a_rival_the_plain_map_is_shown_and_saved(asked, tmp_path):
-    alone = asking.ask(asked, against=[])
+def test_without_a_rival_the_plain_map_is_shown_and_saved(result, tmp_path):
+    alone = questions.ask(result, against=[])
     assert alone.against == [] and not alone.ran
-    assert torch.equal(alone.shown.signed, asked.answer.plain.signed)
+    assert torch.equal(alone.shown.signed, result.answer.plain.signed)
     with np.load(files.write_maps(alone, tmp_path), allow_pickle=False) as saved:
         assert saved["gamma"] == 0 and (saved["map"] == saved["plain_map"]).all()
     assert "choose a rival" in views.finer(alone) and "What speaks for" in views.headline(alone)
     with pytest.raises(FinerCAMError, match="no rival"):
-        asking.reverse(alone)
-    assert asking.ask(alone, against=asked.against).answer.signed.equal(asked.answer.signed)
-    assert asking.ask(alone, gamma=0.9).against == []  # the slider ticks nobody
+        questions.reverse(alone)
+    assert questions.ask(alone, against=result.against).answer.signed.equal(result.answer.signed)
+    assert questions.ask(alone, gamma=0.9).against == []  # the slider ticks nobody
 
 
-def test_the_deciding_pixels_of_a_built_in_bird(asked):
+def test_the_deciding_pixels_of_a_built_in_bird(result):
     birds = Fieldguide(12, seed=4242)
-    plain, finer, parts = asking.truth(asked)
-    mask = torch.from_numpy(birds.contrast_mask(5, asked.against[0])).double()
-    for share, answer in ((plain, asked.answer.plain), (finer, asked.answer)):
+    plain, finer, parts = questions.truth(result)
+    mask = torch.from_numpy(birds.contrast_mask(5, result.against[0])).double()
+    for share, answer in ((plain, result.answer.plain), (finer, result.answer)):
         maps = answer.maps[0].double()
         assert share == pytest.approx(float((maps * mask).sum() / maps.sum()), abs=1e-5)
     assert parts == ("crest",) and finer > 2 * plain
-    assert asking.truth(asking.ask(asked, against=asking.rivals(asked)[:2])) is None
-    assert "crest" in views.told(asked)
+    assert questions.truth(questions.ask(result, against=questions.rivals(result)[:2])) is None
+    assert "crest" in views.details(result)
 
 
 def test_words_are_classes_of_an_image_text_model(tmp_path, monkeypatch, pixels):
@@ -137,15 +137,15 @@ def test_words_are_classes_of_an_image_text_model(tmp_path, monkeypatch, pixels)
     assert two.by_words and two.usual_method == "value-attention"
     texts = opened.read_texts("red crest, white bar,\n bird, bird ,")
     assert texts == ("red crest", "white bar", "bird")
-    asked = asking.look(two, asking.gallery()[5], two.usual_method, texts=texts, gamma=1.0)
-    assert (asked.name(asked.target), [asked.name(d) for d in asked.against]) == ("red crest", ["bird"])
-    image = two.preprocess(asking.gallery()[5].image)[None]
+    result = questions.look(two, questions.gallery()[5], two.usual_method, texts=texts, gamma=1.0)
+    assert (result.name(result.target), [result.name(d) for d in result.against]) == ("red crest", ["bird"])
+    image = two.preprocess(questions.gallery()[5].image)[None]
     with torch.no_grad():
         expected = two.model(image, two.model.tokenize(texts)).softmax(1)
-    torch.testing.assert_close(asked.answer.probabilities, expected, rtol=1e-4, atol=1e-6)
-    assert not asking.ask(asked, target=1, against=[0, 2]).ran
+    torch.testing.assert_close(result.answer.probabilities, expected, rtol=1e-4, atol=1e-6)
+    assert not questions.ask(result, target=1, against=[0, 2]).ran
     with pytest.raises(FinerCAMError, match="'purple' is not among the 5"):
-        asking.look(two, asking.gallery()[0], "gradcam", texts=("purple crest", "bird"))
+        questions.look(two, questions.gallery()[0], "gradcam", texts=("purple crest", "bird"))
     with pytest.raises(FinerCAMError, match="1 different texts"):
         opened.read_texts("bird, bird")
     # it is offered as soon as its weights are there, and only then
@@ -175,31 +175,31 @@ class Read(HTMLParser):
 
 def test_hostile_names_are_text(hostile):
     photo = Picture(Image.new("RGB", (70, 50), "teal"), '<img src=x onerror="alert(1)">.png')
-    asked = asking.look(hostile, photo, "gradcam", "all", 5)
-    page = views.headline(asked) + views.plain(asked) + views.finer(asked) + views.told(asked)
+    result = questions.look(hostile, photo, "gradcam", "all", 5)
+    page = views.headline(result) + views.plain(result) + views.finer(result) + views.details(result)
     found = Read(page + views.notice("no <b>such</b> file"))
     assert found.tags <= {"p", "span", "h2", "b", "i", "figure", "div", "img", "figcaption"}
     assert found.attributes <= {"class", "id", "alt", "src", "role"}
     assert photo.name in found.text and "no <b>such</b> file" in found.text
-    assert views.short(hostile.class_names[asked.target]) in found.text
-    assert all(len(text) <= 110 for text, _ in views.choices(asked))
+    assert views.short(hostile.class_names[result.target]) in found.text
+    assert all(len(text) <= 110 for text, _ in views.choices(result))
 
 
-def test_pictures_are_the_maps_on_the_photo(asked):
+def test_pictures_are_the_maps_on_the_photo(result):
     for view in VIEWS:
-        drawn = np.asarray(picture(asked.photo, asked.answer, view)).astype(int)
-        page = views.finer(asked, view)
+        drawn = np.asarray(picture(result.photo, result.answer, view)).astype(int)
+        page = views.finer(result, view)
         sent = views.pixels(page.split('src="')[1].split('"')[0]).astype(int)
         assert sent.shape == drawn.shape and np.abs(sent - drawn).mean() < 2
-        changed = np.abs(drawn - asked.photo).max(2) > 0
+        changed = np.abs(drawn - result.photo).max(2) > 0
         assert changed.any() == (view != "photo")
-    tinted = np.abs(np.asarray(picture(asked.photo, asked.answer)).astype(int) - asked.photo).sum(2)
-    rows, columns = np.nonzero(asked.answer.maps[0].numpy() > 0.5)
+    tinted = np.abs(np.asarray(picture(result.photo, result.answer)).astype(int) - result.photo).sum(2)
+    rows, columns = np.nonzero(result.answer.maps[0].numpy() > 0.5)
     assert tinted[(rows * 3.5).astype(int), (columns * 3.5).astype(int)].mean() > 2 * tinted.mean() + 50
 
 
-def test_files_to_take_along(asked, tmp_path):
-    moved = asking.ask(asked, gamma=1.1)
+def test_files_to_take_along(result, tmp_path):
+    moved = questions.ask(result, gamma=1.1)
     panel, maps, report = (write(moved, tmp_path) for write in files.KINDS.values())
     with Image.open(panel) as image:
         assert image.format == "PNG" and image.width > 1000
@@ -246,30 +246,32 @@ def test_other_names_and_other_sites_are_refused():
     assert not open_.allows("evil.example:7860", None) and not open_.allows("192.168.1.4:7860", "http://evil.example")
 
 
-def test_methods_that_run_the_model_for_each_channel_say_so(asked):
-    assert "the model ran once ·" not in views.told(asked) and "the model ran once" in views.told(asked)
-    scored = asking.switch(asked, "scorecam")
-    assert scored.ran and "once for each channel" in views.told(scored)
-    assert "Score-CAM at" in views.told(scored)
-    assert asking.switch(scored, "scorecam") is scored  # what is shown already is not computed again
+def test_methods_that_run_the_model_for_each_channel_say_so(result):
+    assert "the model ran once ·" not in views.details(result) and "the model ran once" in views.details(result)
+    scored = questions.switch(result, "scorecam")
+    assert scored.ran and "once for each channel" in views.details(scored)
+    assert "Score-CAM at" in views.details(scored)
+    assert questions.switch(scored, "scorecam") is scored  # what is shown already is not computed again
 
 
-def test_a_weak_map_says_so_in_the_app(asked):
-    unlikely = [asking.ask(asked, target=d, against=[asked.target], gamma=1.0) for d in range(0, asked.classes, 5)]
+def test_a_weak_map_says_so_in_the_app(result):
+    unlikely = [
+        questions.ask(result, target=d, against=[result.target], gamma=1.0) for d in range(0, result.classes, 5)
+    ]
     weak = next(one for one in unlikely if strength_of(one.answer).weak and strength_of(one.answer).positive > 0)
     page = views.finer(weak)
     assert "no evidence that tells them apart here" in page and "peak of a clear map" in page
-    assert "evidence: " in views.finer(asked) and "no evidence that tells" not in views.finer(asked)
+    assert "evidence: " in views.finer(result) and "no evidence that tells" not in views.finer(result)
 
 
 def test_the_first_picture_is_one_that_the_model_knows(cnn, hostile):
-    painted = asking.gallery()
-    first, known = asking.first_picture(cnn, painted)
+    painted = questions.gallery()
+    first, known = questions.first_picture(cnn, painted)
     assert known and first.name in cnn.class_names
-    first, known = asking.first_picture(hostile, painted)
+    first, known = questions.first_picture(hostile, painted)
     assert not known and first in painted
     own = Picture(Image.new("RGB", (60, 60)), "mine.jpg")
-    assert asking.first_picture(hostile, [own, *painted]) == (own, True)
+    assert questions.first_picture(hostile, [own, *painted]) == (own, True)
 
 
 def test_names_are_those_of_the_panel(tmp_path):
@@ -279,5 +281,5 @@ def test_names_are_those_of_the_panel(tmp_path):
     save_directory(
         tmp_path / "m", PatchCNN(3), architecture=architecture, classes=names, preprocess=Preprocess((64, 64))
     )
-    asked = asking.look(opened.open_model(str(tmp_path / "m")), asking.gallery()[0], "gradcam")
-    assert [asked.name(k) for k in range(3)] == ["Blue Grosbeak", "Indigo Bunting", "Sitta pusilla"]
+    result = questions.look(opened.open_model(str(tmp_path / "m")), questions.gallery()[0], "gradcam")
+    assert [result.name(k) for k in range(3)] == ["Blue Grosbeak", "Indigo Bunting", "Sitta pusilla"]
