@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from finercam.errors import FinerCAMError
-
-if TYPE_CHECKING:
-    from finercam.explanation import Explanation
-    from finercam.images import Preprocess
 
 __all__ = ["demo"]
 
@@ -30,7 +25,7 @@ def demo(
     count: int = typer.Option(6, min=1, max=48, help="How many pictures to explain."),
     evaluated: int = typer.Option(64, min=8, help="How many pictures to measure on."),
 ) -> None:
-    """Explain pictures of made-up birds, measure the maps where the truth is known, and write a page to open."""
+    """Explain painted birds, measure the maps where the deciding pixels are known, and write a page to open."""
     import torch
 
     from finercam.commands.console import print_table
@@ -41,6 +36,7 @@ def demo(
     from finercam.export.folder import Folder
     from finercam.metrics import energy
     from finercam.models import load_model
+    from finercam.report import write_report
     from finercam.text import percent
 
     if not model.startswith("fieldguide"):
@@ -53,7 +49,7 @@ def demo(
     labels = [birds.label(index) for index in range(count)]
     explain = FinerCAM(loaded.model, class_names=loaded.class_names, keep=8)
     images = torch.stack([loaded.preprocess(photo) for photo in photos])
-    # the question a person would ask: why not the likeliest species of the same genus?
+    # the rival is the likeliest other species of the same genus
     logits = explain(images, target=labels).logits
     rivals = [max(birds.siblings(c), key=lambda d, y=y: float(y[d])) for c, y in zip(labels, logits, strict=True)]
     answer = explain(images, target=labels, against=[[d] for d in rivals], gamma=1.0)
@@ -72,7 +68,9 @@ def demo(
     columns = ["picture", "species", "probability", "and not", "they differ in", "plain map", "finer map"]
     print_table(columns, rows, right=["probability", "plain map", "finer map"])
 
-    typer.echo(f"\nMeasured on {evaluated} other pictures (▲ surely better than the plain map, ▼ worse):\n")
+    typer.echo(
+        f"\nMeasured on {evaluated} other pictures (▲ better and ▼ worse than the plain map, with the 95 % interval on one side of zero):\n"
+    )
     lines = evaluate(
         Fieldguide(evaluated, seed=SEED + 1),
         loaded,
@@ -86,15 +84,14 @@ def demo(
     typer.echo("")
     typer.echo(f"panels and maps: {out}/bird-*.png, {out}/bird-*.npz")
     typer.echo(f"tables: {out / 'evaluation' / 'summary.md'}")
-    typer.echo(f"open this page: {_page(out, answer, labels, loaded.preprocess)}")
-
-
-def _page(out: Path, answer: Explanation, labels: list[int], preprocess: Preprocess) -> Path:
-    """The live report, in which one can ask about other species."""
-    from finercam.report import write_report
-
-    names = [f"bird-{i}" for i in range(len(answer))]
-    title = "Why this species, and not its sibling?"
-    return write_report(
-        answer, out / "index.html", names=names, labels=labels, preprocess=preprocess, title=title
-    ).resolve()
+    names, title = [f"bird-{i}" for i in range(count)], "Why this species, and not its sibling?"
+    page = write_report(
+        answer,
+        out / "index.html",
+        names=names,
+        labels=labels,
+        images=photos,
+        preprocess=loaded.preprocess,
+        title=title,
+    )
+    typer.echo(f"open this page: {page.resolve()}")

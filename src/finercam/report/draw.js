@@ -104,7 +104,7 @@ function draw(canvas, signed, { size, mode, opacity, tables, strength, longest =
   const grown = mode === "contour" ? Math.max(1, LONGEST / Math.max(...size)) : 1;
   const [height, width] = drawingSize(size.map((side) => side * grown), longest);
   if (canvas.height !== height || canvas.width !== width) [canvas.height, canvas.width] = [height, width];
-  const map = smooth(signed);
+  const map = smooth(signed, Math.min(256, longest));
   const peak = peaks(map, size);
   if (mode === "contour") contours(canvas, map, peak.positive / strength.brightness, tables);
   else if (mode === "signed") paint(canvas, map, peak.magnitude / strength.signedBrightness, mode, palette(tables, true, opacity));
@@ -136,8 +136,8 @@ function greyOf(address, mute) {
 
 // Shows a picture, muted (0 to 1) under a tint; if it is called again meanwhile, the last call counts.
 async function showPicture(image, address, mute) {
-  const wish = Symbol("wish");
-  image.wish = wish;
+  const request = Symbol("request");
+  image.request = request;
   const shown = mute ? await greyOf(address, mute) : address;
-  if (image.wish === wish && image.src !== shown) image.src = shown;
+  if (image.request === request && image.src !== shown) image.src = shown;
 }

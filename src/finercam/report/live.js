@@ -10,6 +10,7 @@ let page = null;
 let shown = null; // { map, peak, question } as drawn last
 let held = false; // the plain map, while a key or button is held
 let waiting = null;
+let plainDrawn = null;
 let address = location.hash; // as last read or written
 
 function pageOf(picture) {
@@ -27,7 +28,7 @@ const contrasting = () => state.rivals === "asked" || state.rivals.length > 0;
 // `controls`: whether more than the map changes; a drag of gamma leaves the lists alone.
 function set(change, controls = true) {
   state = { ...state, ...change };
-  if (page) state = { ...state, ...settled(page, state) };
+  if (page) state = { ...state, ...nearestAnswerable(page, state) };
   schedule(controls);
 }
 
@@ -48,11 +49,11 @@ function schedule(controls) {
   }
 }
 
-// The address follows when things are at rest: browsers ration how often it may change.
+// The address changes after a pause: browsers limit how often it may change.
 function remember() {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
-    if (location.hash !== address) return; // someone is on the way to another picture, and route() will be called
+    if (location.hash !== address) return; // another picture was requested, and route() will be called
     history.replaceState(null, "", toAddress(state, page));
     address = location.hash;
   }, 250);
@@ -64,7 +65,10 @@ function redraw() {
   shown = answered(question);
   const look = { ...state, size: page.size, tables };
   draw(byId("map"), shown.map, { ...look, strength: shown.strength });
-  draw(byId("plain-map"), shown.plain, { ...look, strength: strengthOf(shown.plain, shown.plain, index.weak) });
+  const { picture, method, target, mode, opacity } = state;
+  const same = [picture, method, target, mode, opacity].join();
+  if (plainDrawn !== same) draw(byId("plain-map"), shown.plain, { ...look, strength: strengthOf(shown.plain, shown.plain, index.weak) });
+  plainDrawn = same; // it does not change while gamma does
   for (const mini of document.querySelectorAll("canvas[data-place]")) drawMini(mini, question);
   showGamma(question.gamma);
   refreshLegend();
@@ -310,7 +314,7 @@ function showBubble() {
 // --- from place to place --------------------------------------------------------------------------------------------
 
 function route() {
-  const { picture, wishes } = fromAddress(location.hash, index.images.length);
+  const { picture, parameters } = fromAddress(location.hash, index.images.length);
   clearTimeout(waiting);
   address = location.hash;
   place = null;
@@ -325,8 +329,8 @@ function route() {
   }
   const before = state;
   page = pageOf(picture);
-  const question = wished(page, wishes);
-  const kept = !wishes && page.methods.some((method) => method.name === before.method) ? { method: before.method } : {};
+  const question = requested(page, parameters);
+  const kept = !parameters && page.methods.some((method) => method.name === before.method) ? { method: before.method } : {};
   state = { picture, mode: before.mode, opacity: before.opacity, ...question, ...kept };
   for (const photo of document.querySelectorAll(".stage img")) photo.hidden = page.photo === null;
   byId("one").style.setProperty("--ratio", page.size[1] / page.size[0]);
@@ -439,7 +443,7 @@ function start() {
   route();
 }
 
-// For tests and the curious: the state, and the very numbers that are drawn.
+// For tests: the state, and the numbers that are drawn.
 window.finercam = {
   state: () => ({ ...state, classes: page ? page.classes.map((entry) => entry.id) : [] }),
   set: (change) => set(change),

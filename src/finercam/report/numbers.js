@@ -173,30 +173,38 @@ function blur(map) {
   return (map.noise || 0) * (1 + 1e-9);
 }
 
-// Up to eight times as fine by quadratic B-splines, as view/drawn.py: no creases that look like stars, and no new extreme.
-function smooth(map) {
-  const finer = Math.min(8, Math.floor(256 / Math.max(map.h, map.w)));
+// Up to eight times as fine by quadratic B-splines, as view/drawn.py: no creases that look like stars, and no new
+// extreme. More than `side` places are not needed.
+function smooth(map, side) {
+  const finer = Math.min(8, Math.ceil(side / Math.max(map.h, map.w)));
   if (finer < 2) return map;
   const [h, w] = [map.h * finer, map.w * finer];
-  const [ys, xs] = [spline(map.h, finer), spline(map.w, finer)];
+  const [ys, xs] = [once(splines, spline, map.h, finer), once(splines, spline, map.w, finer)];
   const values = new Float64Array(h * w);
   const row = new Float64Array(map.w);
   for (let y = 0; y < h; y++) {
-    row.fill(0);
-    for (const [place, weight] of ys[y]) for (let x = 0; x < map.w; x++) row[x] += weight * map.values[place * map.w + x];
-    for (let x = 0; x < w; x++) for (const [place, weight] of xs[x]) values[y * w + x] += weight * row[place];
+    const [above, middle, below] = [0, 1, 2].map((k) => map.w * ys.places[3 * y + k]);
+    const [a, b, c] = ys.weights.subarray(3 * y, 3 * y + 3);
+    for (let x = 0; x < map.w; x++) row[x] = a * map.values[above + x] + b * map.values[middle + x] + c * map.values[below + x];
+    for (let x = 0, at = 0; x < w; x++, at += 3) {
+      values[y * w + x] = xs.weights[at] * row[xs.places[at]] + xs.weights[at + 1] * row[xs.places[at + 1]] + xs.weights[at + 2] * row[xs.places[at + 2]];
+    }
   }
   return { h, w, values, noise: map.noise };
 }
 
+const splines = new Map();
+
 // For each of n * finer pixels the three nearest of n places and how much they count; those at the edges are repeated.
 function spline(n, finer) {
-  return Array.from({ length: n * finer }, (_, i) => {
+  const [places, weights] = [new Int32Array(3 * n * finer), new Float64Array(3 * n * finer)];
+  for (let i = 0; i < n * finer; i++) {
     const at = (i + 0.5) / finer - 0.5;
     const [middle, t] = [Math.round(at), at - Math.round(at)];
-    const weights = [(0.5 - t) ** 2 / 2, 0.75 - t * t, (0.5 + t) ** 2 / 2];
-    return weights.map((weight, k) => [Math.min(n - 1, Math.max(0, middle + k - 1)), weight]);
-  });
+    weights.set([(0.5 - t) ** 2 / 2, 0.75 - t * t, (0.5 + t) ** 2 / 2], 3 * i);
+    for (let k = 0; k < 3; k++) places[3 * i + k] = Math.min(n - 1, Math.max(0, middle + k - 1));
+  }
+  return { places, weights };
 }
 
 // How much evidence a map holds beside the plain map's and the other side's, as view/strength.py.

@@ -7,6 +7,7 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,11 @@ def write_report(
     methods: Sequence[str] | None = None,
 ) -> Path:
     """Write explanations as one self-contained HTML file: no server, nothing fetched, at most 150 KB an image
-    beyond its photo. In it one asks about other rivals, gamma and methods, and the map answers at once.
+    beyond its photo. The reader asks about other rivals, gammas and methods in it, and the map changes at once.
 
     Args:
         answers: one explanation (of a batch), or several, as from batches; written as they come.
-        file: the HTML file; it appears when it is whole.
+        file: the HTML file, written whole or not at all.
         names: what to call each image (file names), for all answers in a row.
         images: the pictures, where the answers did not keep them: normalised tensors `(3, H, W)`, PIL images or paths.
         preprocess: undoes the normalisation, so that the photo has its own colours.
@@ -81,7 +82,8 @@ def write_report(
     if not 1 <= rivals <= 40:
         raise FinerCAMError(f"rivals={rivals}: expected 1 to 40 classes besides the target")
     several = [answers] if isinstance(answers, Explanation) else answers
-    pages = _Pages(names, images, preprocess, labels, examples, rivals, methods)
+    given = {"names": names, "images": images, "labels": labels}
+    pages = _Pages(given, preprocess, examples, rivals, methods)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("page.html.j2"))
     style = _asset("style.css")
@@ -98,24 +100,19 @@ def write_report(
     return _write(parts, Path(file))
 
 
+@dataclass
 class _Pages:
     """Turns answers into pages one by one, and remembers what the table of all images needs."""
 
-    def __init__(
-        self,
-        names: Sequence[str] | None,
-        images: Sequence[Any] | Tensor | None,
-        preprocess: Preprocess | None,
-        labels: Sequence[int | str | None] | None,
-        examples: Any,
-        rivals: int,
-        methods: Sequence[str] | None,
-    ) -> None:
-        self.given = {"names": names, "images": images, "labels": labels}
-        self.preprocess, self.example_source, self.rivals, self.methods = preprocess, examples, rivals, methods
-        self.rows: list[dict[str, Any]] = []
-        self.examples: dict[str, str] = {}
-        self.latin: dict[str, str] = {}
+    given: dict[str, Any]
+    """Names, images and labels, one for each image, or None."""
+    preprocess: Preprocess | None
+    example_source: Any
+    rivals: int
+    methods: Sequence[str] | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
+    latin: dict[str, str] = field(default_factory=dict)
 
     def of(self, answers: Iterable[Explanation]) -> Iterator[dict[str, Any]]:
         for answer in answers:

@@ -4,7 +4,7 @@ const MODES = ["overlay", "contour", "signed"];
 const WEIGHTS = ["mean", "probability", "orthogonal"];
 const FIRST = { mode: "overlay", opacity: 0.72 };
 
-// The question as it was put in Python.
+// The question of the explanation in Python.
 function firstQuestion(page) {
   return {
     target: 0,
@@ -26,28 +26,28 @@ function toAddress(state, page) {
   return `#/${state.picture + 1}?${query.join("&").replaceAll("%2C", ",")}`;
 }
 
-// Picture and wishes of an address; anything that does not fit the page is left out.
+// The picture and the other parameters of an address; what does not fit the page is ignored.
 function fromAddress(hash, count) {
   const match = /^#\/(\d+)(?:\?(.*))?$/.exec(hash);
   const picture = match ? Number(match[1]) - 1 : null;
-  if (picture === null || !(picture >= 0 && picture < count)) return { picture: count === 1 ? 0 : null, wishes: null };
-  return { picture, wishes: match[2] === undefined ? null : new URLSearchParams(match[2]) };
+  if (picture === null || !(picture >= 0 && picture < count)) return { picture: count === 1 ? 0 : null, parameters: null };
+  return { picture, parameters: match[2] === undefined ? null : new URLSearchParams(match[2]) };
 }
 
-function wished(page, wishes) {
+function requested(page, parameters) {
   const found = firstQuestion(page);
-  if (!wishes) return found;
+  if (!parameters) return found;
   const place = (id) => (/^\d+$/.test(id) ? page.classes.findIndex((entry) => entry.id === Number(id)) : -1);
-  const target = place(wishes.get("c") || "");
+  const target = place(parameters.get("c") || "");
   if (target >= 0) found.target = target;
-  if (wishes.get("d") === "asked" && page.asked === "asked") found.rivals = "asked";
-  else if (wishes.has("d")) found.rivals = [...new Set(wishes.get("d").split(",").map(place))].filter((d) => d >= 0 && d !== found.target);
-  const gamma = Number.parseFloat(wishes.get("g"));
+  if (parameters.get("d") === "asked" && page.asked === "asked") found.rivals = "asked";
+  else if (parameters.has("d")) found.rivals = [...new Set(parameters.get("d").split(",").map(place))].filter((d) => d >= 0 && d !== found.target);
+  const gamma = Number.parseFloat(parameters.get("g"));
   if (gamma >= 0 && gamma <= gammaLimit(page)) found.gamma = gamma;
-  if (page.methods.some((method) => method.name === wishes.get("m"))) found.method = wishes.get("m");
-  if (WEIGHTS.includes(wishes.get("w"))) found.weights = wishes.get("w");
-  if (MODES.includes(wishes.get("v"))) found.mode = wishes.get("v");
-  const opacity = Number.parseFloat(wishes.get("o"));
+  if (page.methods.some((method) => method.name === parameters.get("m"))) found.method = parameters.get("m");
+  if (WEIGHTS.includes(parameters.get("w"))) found.weights = parameters.get("w");
+  if (MODES.includes(parameters.get("v"))) found.mode = parameters.get("v");
+  const opacity = Number.parseFloat(parameters.get("o"));
   if (opacity >= 0 && opacity <= 1) found.opacity = opacity;
   return found;
 }
@@ -68,8 +68,8 @@ function answerable(page, method, state) {
   return signedMap(page, method, state) !== null;
 }
 
-// Keeps a question that a method cannot answer as near as it can be asked.
-function settled(page, state) {
+// The question that the method can answer and that is nearest to this one.
+function nearestAnswerable(page, state) {
   const method = page.methods.find((entry) => entry.name === state.method);
   let found = state;
   if (found.target !== 0 && method.fixed) found = { ...found, target: 0, rivals: firstQuestion(page).rivals };

@@ -18,7 +18,7 @@ from finercam.text import closed, percent, short_names
 from finercam.view.blend import pixels, signed
 from finercam.view.drawn import MUTE, picture, smooth, strength_of
 from finercam.view.sheet import Cell, Line, png, sheet
-from finercam.view.shown import Display, shown
+from finercam.view.shown import Display, one_each, shown
 from finercam.view.strength import strength
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "panel_png",
 
 
 MOST_NAMED = 3
-"""References named under a picture; of more, the number is told."""
+"""References named under a picture; of the others the number is shown."""
 
 
 def panel(
@@ -39,11 +39,11 @@ def panel(
     """The whole answer, a row for each image: photo, plain method, finer, finer against the closest class, signed.
 
     `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the images that were kept.
-    `example` is a picture of the closest reference class, or one for each image. What can't be answered from the
-    kept evidence is left out and says so. Raises FinerCAMError for pictures that do not fit the explanation.
+    `example` is a picture of the closest reference class, or one for each image. A column that the
+    kept evidence cannot answer holds a line that says so. Raises FinerCAMError for pictures that do not fit the explanation.
     """
     photos = shown(answer, image, preprocess)
-    examples = _per_sample(example, len(answer))
+    examples = [None] * len(answer) if example is None else one_each(example, len(answer))
     rows = [_panel_row(one, *seen) for one, *seen in zip(answer, photos, examples, strict=True)]
     return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer))
 
@@ -64,10 +64,10 @@ def gamma_strip(
 ) -> Figure:
     """The same question at several strengths, a row for each image: from the plain map (0) to the finest."""
     photos = shown(answer, image, preprocess)
-    asked = [answer.ask(gamma=float(gamma)) for gamma in gammas]
+    answers = [answer.ask(gamma=float(gamma)) for gamma in gammas]
     rows = []
     for sample, photo in enumerate(photos):
-        cells = [_heat(photo, one[sample], f"γ = {gamma:g}") for gamma, one in zip(gammas, asked, strict=True)]
+        cells = [_heat(photo, one[sample], f"γ = {gamma:g}") for gamma, one in zip(gammas, answers, strict=True)]
         rows.append([_photo(photo, answer[sample]), *cells])
     return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer, gamma=False))
 
@@ -268,15 +268,6 @@ def _class(answer: Explanation, index: int) -> str:
 
 def _probability(answer: Explanation, index: int) -> str:
     return percent(float(answer.probabilities[0, index]))
-
-
-def _per_sample(example: Any, count: int) -> list[Any]:
-    if example is None:
-        return [None] * count
-    several = list(example) if isinstance(example, (list, tuple)) else [example]
-    if len(several) != count:
-        raise FinerCAMError(f"{len(several)} examples for an explanation of {count}; give one for each")
-    return several
 
 
 def _single(answer: Explanation, what: str) -> None:
