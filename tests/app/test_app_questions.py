@@ -279,7 +279,7 @@ def test_names_are_those_of_the_panel(tmp_path):
     names = ["Passerina caerulea (Blue Grosbeak)", "Passerina cyanea (Indigo Bunting)", "Sitta pusilla"]
     architecture = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 3}}
     save_directory(
-        tmp_path / "m", PatchCNN(3), architecture=architecture, classes=names, preprocess=Preprocess((64, 64))
+        tmp_path / "m", PatchCNN(3), architecture=architecture, class_names=names, preprocess=Preprocess((64, 64))
     )
     result = questions.look(opened.open_model(str(tmp_path / "m")), questions.gallery()[0], "gradcam")
     assert [result.name(k) for k in range(3)] == ["Blue Grosbeak", "Indigo Bunting", "Sitta pusilla"]
