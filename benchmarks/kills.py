@@ -13,7 +13,7 @@ Runs over small Fieldguide pictures are killed by SIGKILL, each time in one of t
 
 After each kill every file of rows is compared with that of an undisturbed run, and none that was there may be missing.
 A run that gets to its end is compared as a whole (files of rows and summary, nothing left half-written) and then
-deleted, so that the next kill meets a new one. Prints JSON with the number of kills by kind and by what was on the disk.
+deleted, so that the next kill meets a new one. Ctrl-C ends it early. Prints JSON with the number of kills by kind and by what was on the disk.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Trial:
         self.out = self.work / "killed"
         shutil.rmtree(self.out, ignore_errors=True)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "pyarrow.parquet", "finercam.run", "finercam.models", __name__])
+        context.set_forkserver_preload(["torch", "pandas", "finercam.run", "finercam.models", __name__])
         self.context, self.seen = context, context.Value("q", 0)
         reference = self.work / "whole"
         shutil.rmtree(reference, ignore_errors=True)
@@ -157,6 +157,24 @@ class Trial:
         return (
             {"list.parquet": "list", "manifest.json": "manifest", ".lock": "lock"}[names[0]] if names else "nothing"
         )
+
+    def kill(self, wanted: dict[str, int]) -> Counter[str]:
+        """Kill so many of each kind, in a random order, until done or interrupted; gives the seconds of each kind."""
+        seconds: Counter[str] = Counter()
+        try:
+            while left := {kind: n - self.kills[kind] for kind, n in wanted.items() if n > self.kills[kind]}:
+                kind = self.chance.choices(list(left), list(left.values()))[0]
+                since = time.perf_counter()
+                if kind == "worker":
+                    self.by_workers(min(left[kind], 8))
+                else:
+                    getattr(self, f"by_{kind}")()
+                seconds[kind] += time.perf_counter() - since
+                print(f"{sum(self.kills.values())} kills, {len(self.faults)} faults", end="\r", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("interrupted: the counts are those until now", file=sys.stderr)
+            self.kept = set()
+        return seconds
 
     def by_event(self) -> None:
         process = self.start(self.out, die_at=self.chance.randint(1, self.events))
@@ -252,20 +270,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench" / "kills")
     given = parser.parse_args()
     data = paint(given.work / f"pictures-{given.count}", given.count)
-    begun, kinds = time.perf_counter(), {}
+    begun = time.perf_counter()
     trial = Trial(data, given.work, given.model, given.shard, random.Random(given.seed))
     trial.others = frozenset(ray_workers())
-    todo = {"event": given.events, "moment": given.moments, "command": given.commands, "driver": given.drivers}
-    for kind, count in {**todo, "worker": given.workers}.items():
-        since = time.perf_counter()
-        while trial.kills[kind] < count:
-            if kind == "worker":
-                trial.by_workers(count - trial.kills["worker"])
-            else:
-                getattr(trial, f"by_{kind}")()
-        kinds[kind] = {"kills": trial.kills[kind], "seconds": round(time.perf_counter() - since, 1)}
+    wanted = {"event": given.events, "moment": given.moments, "command": given.commands, "driver": given.drivers}
+    seconds = trial.kill({**wanted, "worker": given.workers})
     trial.wait(trial.start(trial.out), trial.out)  # the last one to its end
     trial.check("the last run", killed=False)
+    kinds = {kind: {"kills": trial.kills[kind], "seconds": round(seconds[kind], 1)} for kind in seconds}
     found = {
         "kills": sum(trial.kills.values()),
         "by_kind": kinds,
