@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from finercam import FinerCAMError, open_run
 from finercam.commands.report import write_run_report
 from finercam.run import explain_dataset
-from finercam.run.maps import stored_answers
+from finercam.run.reader import stored_answers
 
 
 def test_the_page_of_a_run(tmp_path, pictures_in, toy):

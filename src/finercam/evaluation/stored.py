@@ -24,8 +24,7 @@ from finercam.explainer import FinerCAM
 from finercam.explanation import Explanation
 from finercam.io import weights_hash
 from finercam.methods import Method
-from finercam.run.maps import stored_answers
-from finercam.run.reader import Run
+from finercam.run.reader import Run, stored_answers
 from finercam.run.rows import OK
 from finercam.run.settings import Settings
 

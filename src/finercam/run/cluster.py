@@ -69,7 +69,7 @@ class Actor:
         self.explained: dict[int, int] = {}
 
     def explain(self, number: int, entries: list[Entry], fingerprint: str) -> tuple[int, bytes]:
-        """The number of a shard and its Parquet file, as `local` makes it."""
+        """The number of a shard and its Parquet file, with the rows of a local run."""
         ahead, rows = 2 * self.settings.batch, list[dict[str, Any]]()
         with closing(read_ahead(self.source, preprocess_of(self.settings), entries, self.readers, ahead)) as reads:
             begun = chain(islice(reads, 1), reads)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finercam.data.open import open_source
 from finercam.data.source import Source
 from finercam.errors import FinerCAMError, suggest
-from finercam.run import cluster, local
+from finercam.run import cluster
 from finercam.run.cluster import Cluster
 from finercam.run.lists import ImageList, write_list
 from finercam.run.manifest import Manifest, about, read_manifest
@@ -19,7 +19,7 @@ from finercam.run.pending import pending_shards
 from finercam.run.rows import shard_name
 from finercam.run.settings import Request
 from finercam.run.store import Store
-from finercam.run.work import Work
+from finercam.run.work import Work, explain_shards
 
 if TYPE_CHECKING:
     from finercam.models import LoadedModel
@@ -83,12 +83,12 @@ def explain_dataset(
             listed,
             manifest,
             numbers,
-            local.default_readers() if options.readers is None else options.readers,
+            min(4, os.cpu_count() or 1) if options.readers is None else options.readers,
             save=lambda number, content: store.write(shard_name(number), content),
             report=lambda done: progress(finished + done, listed.count),
         )
         if numbers and options.cluster is None:
-            local.explain_shards(work, model.model)
+            explain_shards(work, model.model)
         elif numbers and options.cluster is not None:
             cluster.explain_shards(work, options.cluster)
         outcome = read_outcome(store, listed, left)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from finercam.data.labels import is_number
-from finercam.data.source import Listed, Source
+from finercam.data.source import Source
 from finercam.errors import FinerCAMError
 
 __all__ = ["Entry", "ImageList", "write_list"]
@@ -77,16 +76,10 @@ class ImageList:
         return None
 
 
-def write_list(
-    source: Source,
-    file: Path,
-    rows: int,
-    limit: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> ImageList:
-    """Write down what a source lists; one row group is one shard. Memory: one shard, and 8 bytes an image of a list.
+def write_list(source: Source, file: Path, rows: int, limit: int | None = None) -> ImageList:
+    """Write what a source lists; one row group is one shard. Memory: one shard, and 8 bytes an image of a list file.
 
-    Raises FinerCAMError where there is nothing in it.
+    Raises FinerCAMError for a source without images.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -104,22 +97,13 @@ def write_list(
                 if one.label is not None:
                     labels += 1
                     numbered = numbered and is_number(one.label)
-            writer.write_table(_table(some, columns), row_group_size=rows)
+            values = [[getattr(one, name) for one in some] for name in columns.names]
+            writer.write_table(pa.table(values, schema=columns), row_group_size=rows)
             count += len(some)
-            if progress:
-                progress(count)
     if count == 0:
         raise FinerCAMError("the dataset lists no picture")
     repeated = _repeated(file, marks) if source.repeats else {}
     return ImageList(file, count, rows, digest.hexdigest(), numbered and labels > 0, repeated)
-
-
-def _table(some: list[Listed], columns):
-    import pyarrow as pa
-
-    return pa.table(
-        [[one.path for one in some], [one.label for one in some], [one.refused for one in some]], schema=columns
-    )
 
 
 def _mark(path: str) -> int:
@@ -127,7 +111,7 @@ def _mark(path: str) -> int:
 
 
 def _repeated(file: Path, marks: array) -> dict[int, int]:
-    """Positions of paths listed before, and where; only paths whose 8-byte marks meet are looked at again."""
+    """The positions of repeated paths, and where each was first; only paths with equal 8-byte marks are compared."""
     import pyarrow.parquet as pq
 
     values, times = np.unique(np.frombuffer(marks, np.uint64), return_counts=True)
@@ -136,12 +120,8 @@ def _repeated(file: Path, marks: array) -> dict[int, int]:
         return {}
     first: dict[str, int] = {}
     found: dict[int, int] = {}
-    for position, path in enumerate(_paths(pq.ParquetFile(file))):
+    batches = pq.ParquetFile(file).iter_batches(4096, columns=["path"])
+    for position, path in enumerate(path for batch in batches for path in batch.column(0).to_pylist()):
         if marks[position] in twice and first.setdefault(path, position) != position:
             found[position] = first[path]
     return found
-
-
-def _paths(file) -> Iterator[str]:
-    for batch in file.iter_batches(4096, columns=["path"]):
-        yield from batch.column(0).to_pylist()

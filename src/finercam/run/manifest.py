@@ -1,4 +1,4 @@
-"""`manifest.json`: what a run is of, in plain values, and what may not change while it goes on."""
+"""`manifest.json`: what a run explains and how, and what may not change when it continues."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ __all__ = ["MANIFEST", "Manifest", "read_manifest"]
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "finercam-run", 1
+DATA = {"text": str, "count": int, "sha256": str, "numbered": bool}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`settings` and `data` must stay; `about` (machine, command, time, where the model is from) is for the reader.
+    """`settings` and `data` must stay; `about` (machine, command, time, source of the model) is for people.
 
     `data` has `text` (as typed), `split`, `limit`, `count`, `sha256` of the list, and `numbered` labels.
     """
@@ -39,13 +40,8 @@ class Manifest:
         return -(-self.data["count"] // self.settings.shard)
 
     def write(self, store: Store) -> None:
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": self.settings.to_json(),
-            "data": self.data,
-            "about": self.about,
-        }
+        content = {"format": FORMAT, "version": VERSION, "settings": self.settings.to_json(), "data": self.data}
+        content["about"] = self.about
         store.write(MANIFEST, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
     def changes(self, now: Manifest) -> list[str]:
@@ -75,13 +71,14 @@ def read_manifest(store: Store) -> Manifest | None:
     except FinerCAMError as error:
         raise FinerCAMError(f"{where}: {error}") from None
     data, about = content.get("data"), content.get("about")
-    if not isinstance(data, dict) or not _is_data(data) or not isinstance(about, dict) or not _is_sound(settings):
+    whole = isinstance(data, dict) and all(type(data.get(key)) is kind for key, kind in DATA.items())
+    if not whole or data["count"] < 1 or not isinstance(about, dict) or not _is_sound(settings):
         raise FinerCAMError(f"{where} is damaged: its settings or data are not what a run writes")
     return Manifest(settings, data, about)
 
 
 def about(source: Mapping[str, Any], argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Where and when a run was begun, and where its model is from."""
+    """Where and when a run was begun, and the source of its model."""
     return {
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": list(sys.argv if argv is None else argv),
@@ -94,19 +91,8 @@ def about(source: Mapping[str, Any], argv: Sequence[str] | None = None) -> dict[
     }
 
 
-def _is_data(data: Any) -> bool:
-    return (
-        isinstance(data, dict)
-        and isinstance(data.get("text"), str)
-        and type(data.get("count")) is int
-        and data["count"] > 0
-        and isinstance(data.get("sha256"), str)
-        and isinstance(data.get("numbered"), bool)
-    )
-
-
 def _is_sound(settings: Settings) -> bool:
-    """The numbers that readers calculate with; the rest is checked where it is used."""
+    """Check the values that readers calculate with; the others are checked where they are used."""
     names = settings.class_names
     return (
         all(type(n) is int and n > 0 for n in (settings.shard, settings.batch, settings.num_classes))
@@ -118,10 +104,10 @@ def _is_sound(settings: Settings) -> bool:
 
 
 def _change(key: str, before: Any, after: Any) -> str:
-    told = [json.dumps(value) for value in (before, after)]
     if key == "weights_sha256":
         return "the model's weights"
-    return f"{key} ({told[0]}, now {told[1]})" if max(map(len, told)) < 40 else key
+    old, new = json.dumps(before), json.dumps(after)
+    return f"{key} ({old}, now {new})" if max(len(old), len(new)) < 40 else key
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""open_run: a run's rows as tables and as explanations that can be asked again, without the model."""
+"""open_run: a run's rows as tables, and as explanations that answer further questions without the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finercam.run.settings import preprocess_of
 from finercam.run.store import Store
 from finercam.run.stored import answers
 
-__all__ = ["Part", "Run", "open_run"]
+__all__ = ["Part", "Run", "open_run", "stored_answers"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_run(place: str | os.PathLike[str]) -> Run:
 
 @dataclass(frozen=True)
 class Run:
-    """Rows shard by shard: never more than one shard's evidence is in memory.
+    """A run, read shard by shard: the evidence of one shard at most is in memory.
 
         run = open_run("out/run")
         for part in run.ask(gamma=0.9):      # every image, in parts
@@ -69,7 +69,7 @@ class Run:
         run[17].ask(against="Indigo Bunting").maps
         run.table(["path", "status", "error"])
 
-    Iteration gives the explanation of one image after another, those that have one.
+    Iteration gives the explanations of the single images that have one.
     """
 
     store: Store
@@ -111,19 +111,19 @@ class Run:
             if name not in schema().names:
                 raise FinerCAMError(f"a run has no column {name!r}; it has {', '.join(schema().names)}")
         empty = pa.schema([schema().field(name) for name in names]).empty_table()
-        return pa.concat_tables([empty, *(self._read(n, names).replace_schema_metadata() for n in self.shards)])
+        return pa.concat_tables([empty, *(self.read(n, names).replace_schema_metadata() for n in self.shards)])
 
     def parts(self) -> Iterator[Part]:
         """All explained images, a part for each shard, and for each shape in it."""
         for number in self.shards:
-            for rows, answer in answers(self._read(number), self.manifest.settings):
+            for rows, answer in answers(self.read(number), self.manifest.settings):
                 yield Part(rows, answer)
 
     def ask(self, **question: Any) -> Iterator[Part]:
-        """Ask all images again, as `Explanation.ask` does: gamma, against, target, weights.
+        """Ask about all images again, as `Explanation.ask` does: gamma, against, target, weights.
 
-        With named classes only the images that keep a map of each of them are answered; one that is asked against
-        its own target is left out.
+        With named classes, only images that keep a map of each of them have an answer. An image whose target is named
+        as its rival is left out.
         """
         asked = [question[key] for key in ("target", "against") if question.get(key) is not None]
         if not asked:
@@ -134,7 +134,7 @@ class Run:
         wanted = {class_id(value, self.class_names, self.manifest.settings.num_classes) for value in named}
         aims = None if question.get("target") is not None else question.get("against")
         for number in self.shards:
-            table = self._read(number)
+            table = self.read(number)
             kept = zip(table.column("kept_ids").to_pylist(), table.column("target_id").to_pylist(), strict=True)
             usable = [
                 ids is not None and wanted <= set(ids) and not (aims is not None and own in wanted)
@@ -155,8 +155,8 @@ class Run:
         import pyarrow.compute
 
         pc: Any = pyarrow.compute
-        number, position = self._find(which) if isinstance(which, str) else self._shard_of(which)
-        table = self._read(number)
+        number, position = self._find(which) if isinstance(which, str) else self.shard_of(which)
+        table = self.read(number)
         row = table.filter(pc.equal(table.column("position"), position))
         status, error, path = (row.column(name)[0].as_py() for name in ("status", "error", "path"))
         if status != OK:
@@ -171,7 +171,7 @@ class Run:
     def _source(self) -> Any:
         return open_source(self.manifest.data["text"], self.manifest.data.get("split"))
 
-    def _shard_of(self, position: int) -> tuple[int, int]:
+    def shard_of(self, position: int) -> tuple[int, int]:
         if not -len(self) <= position < len(self):
             raise IndexError(f"image {position}: the run has {len(self)}")
         position %= len(self)
@@ -187,11 +187,29 @@ class Run:
 
         pc: Any = pyarrow.compute
         for number in self.shards:
-            table = self._read(number, ["position", "path"])
+            table = self.read(number, ["position", "path"])
             at = pc.index(table.column("path"), path).as_py()
             if at >= 0:
                 return number, table.column("position")[at].as_py()
         raise FinerCAMError(f"the run has no image {path!r}")
 
-    def _read(self, number: int, columns: Sequence[str] | None = None) -> Any:
+    def read(self, number: int, columns: Sequence[str] | None = None) -> Any:
+        """The rows of one shard as a pyarrow table."""
         return read_shard(self.store, number, columns).table
+
+
+def stored_answers(run: Run, positions: Sequence[int]) -> list[tuple[list[int], Any, Explanation]]:
+    """Explanations of some images of a run with their places in `positions` and their rows, a part for each shard.
+
+    Raises FinerCAMError for an image without explanation.
+    """
+    place = {position: at for at, position in enumerate(positions)}
+    parts = []
+    for number in sorted({run.shard_of(position)[0] for position in positions}):
+        table = run.read(number)
+        table = table.filter([position in place for position in table.column("position").to_pylist()])
+        for rows, answer in answers(table, run.manifest.settings):
+            parts.append(([place.pop(position) for position in rows.column("position").to_pylist()], rows, answer))
+    for position in place:
+        raise FinerCAMError(f"image {position} of {run.store.place} was not explained; leave it out")
+    return parts

@@ -1,10 +1,10 @@
-"""The rows of a run: one an image, as Parquet that pandas, DuckDB, Polars and Hugging Face datasets read."""
+"""The rows of a run, one an image, as Parquet that pandas, DuckDB, Polars and Hugging Face datasets read."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,56 +42,39 @@ META = b"finercam.run"
 """The key, in the metadata of a shard, of the fingerprint of its rows."""
 
 
+COLUMNS = {
+    "position": "int64!", "path": "string!", "status": "string!", "error": "string",
+    "content": "string", "bytes": "int64", "modified_ns": "int64", "width": "int32", "height": "int32",
+    "label": "string", "label_id": "int32", "target": "string", "target_id": "int32",
+    "references": "string*", "reference_ids": "int32*", "similarity": "float32*", "method": "string", "gamma": "float64",
+    "top": "string*", "top_ids": "int32*", "top_probabilities": "float32*",
+    "kept_ids": "int32*", "kept_logits": "float32*", "log_total": "float64",
+    "input_height": "int32", "input_width": "int32", "grid": "int32*", "scale": "float32*", "evidence": "float16*",
+}  # fmt: skip
+"""The type of each column: ! is never null, * is a list."""
+
+
 @cache
 def schema() -> pa.Schema:
-    """Columns of a row. Evidence and what belongs to it is null where an image was not explained.
+    """The columns of a row; those that follow from the model are null where an image was not explained.
 
-    `evidence` are signed maps at the layer's resolution, one after another: for each layer, and in it for each of
+    `evidence` holds signed maps at the layer's resolution, one after another: for each layer, and in it for each of
     `kept_ids` (for methods that are not linear: for each of the manifest's `gammas`), `h * w` float16 numbers row by
-    row, to be multiplied by the layer's `scale`; `grid` is `[h, w]` of each layer.
+    row, to be multiplied by the layer's `scale`. `grid` is `[h, w]` of each layer.
     """
     import pyarrow as pa
 
-    def some(kind: Any) -> Any:
-        return pa.list_(pa.field("element", kind, nullable=False))
-
-    return pa.schema(
-        [
-            pa.field("position", pa.int64(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            ("error", pa.string()),
-            ("content", pa.string()),
-            ("bytes", pa.int64()),
-            ("modified_ns", pa.int64()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("label", pa.string()),
-            ("label_id", pa.int32()),
-            ("target", pa.string()),
-            ("target_id", pa.int32()),
-            ("references", some(pa.string())),
-            ("reference_ids", some(pa.int32())),
-            ("similarity", some(pa.float32())),
-            ("method", pa.string()),
-            ("gamma", pa.float64()),
-            ("top", some(pa.string())),
-            ("top_ids", some(pa.int32())),
-            ("top_probabilities", some(pa.float32())),
-            ("kept_ids", some(pa.int32())),
-            ("kept_logits", some(pa.float32())),
-            ("log_total", pa.float64()),
-            ("input_height", pa.int32()),
-            ("input_width", pa.int32()),
-            ("grid", some(pa.int32())),
-            ("scale", some(pa.float32())),
-            ("evidence", some(pa.float16())),
-        ]
-    )
+    fields = []
+    for name, kind in COLUMNS.items():
+        element = getattr(pa, kind.strip("*!"))()
+        many = kind.endswith("*")
+        whole = pa.list_(pa.field("element", element, nullable=False)) if many else element
+        fields.append(pa.field(name, whole, nullable=not kind.endswith("!")))
+    return pa.schema(fields)
 
 
 def shard_name(number: int) -> str:
-    """The file of a shard, which depends on nothing but its number.
+    """The name of a shard's file, which depends on its number alone.
 
     >>> shard_name(7)
     'rows/00000007.parquet'
@@ -102,7 +85,7 @@ def shard_name(number: int) -> str:
 def write_rows(rows: Sequence[Mapping[str, Any]], fingerprint: str, halved: int = 0) -> bytes:
     """One Parquet file; the same rows give the same bytes. `fingerprint` says what the rows were made of.
 
-    Pages carry checksums, so that a damaged file is noticed. No encoding is used that some readers lack.
+    Pages carry checksums, so that a damaged file is found. Only encodings that all readers know are used.
     """
     import json
 
@@ -135,7 +118,6 @@ class Shard:
     table: Any
     fingerprint: str
     halved: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
 
 
 def read_shard(store: Store, number: int, columns: Sequence[str] | None = None, verify: bool = False) -> Shard:
