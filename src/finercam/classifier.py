@@ -66,18 +66,25 @@ class Classifier:
         """Names of the target layers; None until the first run, if they are to be found."""
         return None if self._layers is None else tuple(name for name, _ in self._layers)
 
-    def capture(self, images: Tensor, samples: Sequence[int] | None = None, view: View = IDENTITY) -> Source:
+    def capture(
+        self,
+        images: Tensor,
+        samples: Sequence[int] | None = None,
+        view: View = IDENTITY,
+        relevance: bool = False,
+    ) -> Source:
         """Run the model once on images `(N, 3, H, W)`: activations, logits, and the graph of the tail.
 
-        The images are those of a call at the places `samples`, seen under `view`.
+        The images are those of a call at the places `samples`, seen under `view`. With `relevance` the gradients
+        follow the relevance rules.
         """
         version = _version(images)
         samples = range(len(images)) if samples is None else samples
         try:
-            source = self._run(images, samples, view)
+            source = self._run(images, samples, view, relevance)
             if not self.readout.before_probabilities and (last := ending(source.run.logits)):
                 self._read_before(last)
-                source = self._run(images, samples, view)
+                source = self._run(images, samples, view, relevance)
         except (FinerCAMError, torch.cuda.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -137,9 +144,9 @@ class Classifier:
             raise FinerCAMError(f"images {bad[:8]} hold NaN or infinite pixels as {images.dtype}; leave them out")
         return images
 
-    def _run(self, images: Tensor, samples: Sequence[int], view: View) -> Source:
+    def _run(self, images: Tensor, samples: Sequence[int], view: View, relevance: bool) -> Source:
         layers, readout = self._found_layers(images), self.readout.at(samples, view)
-        return Source.of(self.model, layers, images, readout, self._find_layout)
+        return Source.of(self.model, layers, images, readout, self._find_layout, relevance)
 
     def _read_before(self, last: str) -> None:
         """Take the logits before the model's last function, which made probabilities of them."""

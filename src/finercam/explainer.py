@@ -160,7 +160,7 @@ class FinerCAM:
         bound = question.bind(len(images), self._num_classes(), self.class_names)
         parts = []
         for at in self._batches(images):
-            source = self.capture(images[at], at.start)
+            source = self.capture(images[at], at.start, question.method)
             num_classes = source.logits.shape[1]
             if not parts:  # the first run shows how many classes there are
                 bound = question.bind(len(images), num_classes, self._names(num_classes))
@@ -184,13 +184,14 @@ class FinerCAM:
         parts = []
         for at in self._batches(images):
             picked = References(references.ids[at], references.similarity[at], references.strategy)
-            source = self.classifier.capture(images[at], samples[at])
+            source = self.classifier.capture(images[at], samples[at], relevance=question.method.relevance)
             parts.append(self._explain_batch(source, question, contrast[at], picked))
         return self._joined(images, parts)
 
-    def capture(self, images: Tensor, first: int = 0) -> Source:
-        """Run the model once on images `(N, 3, H, W)`, which are a call's samples from `first` on."""
-        return self.classifier.capture(images, range(first, first + len(images)))
+    def capture(self, images: Tensor, first: int = 0, method: Method | None = None) -> Source:
+        """Run the model once, for a method, on images `(N, 3, H, W)`: a call's samples from `first` on."""
+        relevance = (method or self.question.method).relevance
+        return self.classifier.capture(images, range(first, first + len(images)), relevance=relevance)
 
     def head_rows(self, num_classes: int) -> Tensor | None:
         """Weight rows `(K, D)` of the linear head, or None without one."""
@@ -247,7 +248,7 @@ class FinerCAM:
     def _seen_under(self, view: View, source: Source) -> Source:
         if view == IDENTITY:
             return source
-        return self.classifier.capture(view.apply(source.images), source.readout.samples, view)
+        return self.classifier.capture(view.apply(source.images), source.readout.samples, view, source.relevance)
 
     def _joined(self, images: Tensor, parts: list[Explanation]) -> Explanation:
         return replace(joined(parts), images=images if self.keep_images else None)

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from finercam.core.logits import Readout, describe
+from finercam.core.relevance import RelevanceRules
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 
-__all__ = ["Capture", "capture", "exchanged", "guest", "run_model"]
+__all__ = ["INPUT", "Capture", "capture", "exchanged", "guest", "run_model"]
+
+INPUT = "input"
+"""The name under which the images themselves are a layer: their activations are pixels."""
 
 NamedLayers = Sequence[tuple[str, nn.Module]]
 
@@ -87,11 +91,19 @@ class Capture:
         return found  # type: ignore[return-value]
 
 
-def capture(model: nn.Module, layers: NamedLayers, images: Any, readout: Readout | None = None) -> Capture:
+def capture(
+    model: nn.Module,
+    layers: NamedLayers,
+    images: Any,
+    readout: Readout | None = None,
+    relevance: bool = False,
+) -> Capture:
     """Run `model(images)` once and keep what `layers` gave, with a graph from there to the logits.
 
     The model is a guest: it runs in eval mode, its parameters take no part in the graph, and hooks, modes and
     `requires_grad` are put back, also when it raises. Works under the caller's `no_grad` and `inference_mode`.
+
+    The layer `INPUT` stands for the images, a tensor. With `relevance` the tail's gradients follow `RelevanceRules`.
 
     Raises FinerCAMError for a layer that never runs, runs more than once, or gives no tensor.
 
@@ -120,7 +132,13 @@ def capture(model: nn.Module, layers: NamedLayers, images: Any, readout: Readout
 
     with guest(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         for name, module in layers:
-            stack.callback(module.register_forward_hook(keep(name)).remove)
+            if name == INPUT:
+                kept[INPUT] = images.detach().requires_grad_()
+                images = kept[INPUT].clone()
+            else:
+                stack.callback(module.register_forward_hook(keep(name)).remove)
+        if relevance:
+            stack.enter_context(RelevanceRules())
         read = stack.enter_context((readout or Readout()).reading())
         logits = read(_call(model, images))
 

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from finercam.core.capture import guest
+from finercam.core.capture import INPUT, guest
 from finercam.core.grid import Layout, find_layout, tensors_of
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
@@ -51,7 +51,7 @@ def resolve_layers(
     None: found by one no-grad forward pass of one sample, `model(images[:1])`, or of `run()` if given. It is
     the normalisation before the last self-attention of a transformer whose tokens keep one grid or carry a CLS
     token (the choice of Finer-CAM; with CLS pooling, patches reach the logits only through attention), and
-    otherwise the last feature map before pooling. Raises FinerCAMError for an unknown name, with the nearest.
+    otherwise the last feature map before pooling. "input" is the images themselves. Raises FinerCAMError for an unknown name, with the nearest.
 
     >>> cnn = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 2))
     >>> resolve_layers(cnn, None, torch.zeros(4, 3, 16, 16))
@@ -81,6 +81,8 @@ def _named_layer(model: nn.Module, layer: LayerSpec) -> tuple[str, nn.Module]:
             if unwrap(module) is layer:
                 return name, layer
         raise FinerCAMError(f"The layer {type(layer).__name__} is not a module of {type(model).__name__}.")
+    if layer == INPUT and not hasattr(model, INPUT):
+        return INPUT, model
     if not isinstance(layer, str):
         raise FinerCAMError(f"layer must be a name or a module, not {type(layer).__name__}.")
     parts = layer.replace("[", ".").replace("]", "").split(".")

@@ -8,22 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam.core.capture import exchanged, run_model
+from finercam.core.capture import INPUT, exchanged, run_model
 from finercam.core.contrast import Contrast, one_hot
 from finercam.core.evidence import Evidence
+from finercam.core.pixels import pixel_evidence
 from finercam.errors import FinerCAMError
 from finercam.methods.fold import folded
 from finercam.methods.source import Source
 
-__all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "top_channel_scores"]
+__all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "relevance", "top_channel_scores"]
 
 BATCH = {"cpu": 4}
 """How many masked images or ablated variants run at once; more would not stay in a processor's cache."""
 
 
 def gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Gradients of each kept direction: one run of the tail backwards for each."""
-    return Evidence(source.logits.cpu().double(), directions, source.activations, source.gradients(directions))
+    """Gradients of each kept direction: one backward run of the tail for each."""
+    return _evidence(source.under(relevance=False), directions)
+
+
+def relevance(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
+    """Gradients by the relevance rules, in whose run attention weights, gates and scales are constant."""
+    return _evidence(source.under(relevance=True), directions)
+
+
+def _evidence(source: Source, directions: Tensor) -> Evidence:
+    activations, found = list(source.activations), list(source.gradients(directions))
+    for at, (name, _) in enumerate(source.layers):
+        if name == INPUT:
+            activations[at], found[at] = pixel_evidence(activations[at], found[at])
+    return Evidence(source.logits.cpu().double(), directions, tuple(activations), tuple(found))
 
 
 def channel_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
@@ -36,7 +50,7 @@ def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, c
 
     The choice of channels belongs to the target, so another target needs another run.
     """
-    own = source.gradients(one_hot(contrast.target, directions[:, 0])[:, None])
+    own = source.under(relevance=False).gradients(one_hot(contrast.target, directions[:, 0])[:, None])
     activations = []
     for activation, gradient in zip(source.activations, own, strict=True):
         size = gradient[:, 0].mean(dim=(2, 3)).abs()

@@ -64,6 +64,11 @@ class Method:
         return torch.allclose(of_sum, sum_of, rtol=1e-6, atol=1e-9)
 
     @property
+    def relevance(self) -> bool:
+        """Whether the model runs by the relevance rules for it."""
+        return self.gather is gather.relevance
+
+    @property
     def needs_text(self) -> bool:
         """Whether it explains zero-shot classifiers only, whose classes are text prompts."""
         return self.evidence == "text"
@@ -106,9 +111,9 @@ def get(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     if not isinstance(method, str) or method not in _REGISTRY:
-        known = ", ".join(_REGISTRY)
+        first = ", ".join(names()[:6])
         hint = f"{suggest(str(method), _REGISTRY)} (layer=… names a layer.)"
-        raise FinerCAMError(f"method {method!r}: expected one of {known}.{hint}")
+        raise FinerCAMError(f"method {method!r}: expected one of {first}, … (`finercam methods` lists all).{hint}")
     return _REGISTRY[method]
 
 
@@ -158,4 +163,12 @@ register(
     label="Ablation-CAM",
     declared_linear=True,
     summary="Channels weighted by how far the logits fall without them (Ablation-CAM).",
+)
+register(
+    "relevance",
+    rules.hirescam,
+    gather=gather.relevance,
+    label="Relevance",
+    declared_linear=True,
+    summary="Gradient times activation with attention, gates and scales held constant (after AttnLRP).",
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finercam.core.capture import Capture, capture
+from finercam.core.capture import INPUT, Capture, capture
 from finercam.core.grid import Layout
 from finercam.core.logits import Readout
 from finercam.errors import FinerCAMError
@@ -30,6 +30,8 @@ class Source:
     readout: Readout
     layouts: tuple[Layout, ...]
     run: Capture
+    relevance: bool = False
+    """Whether the run's gradients follow the relevance rules."""
     averaged: Tensor | None = None
     """Rows `(K, C)` of a linear head on the mean of the one layer's maps, where it is known to be one: the gradients
     are then these rows, divided by the places, and need no run backwards."""
@@ -42,10 +44,21 @@ class Source:
         images: Tensor,
         readout: Readout,
         layout_of: Callable[[Tensor, Tensor, nn.Module], Layout],
+        relevance: bool = False,
     ) -> Source:
-        run = capture(model, layers, images, readout)
-        layouts = tuple(layout_of(a, images, module) for a, (_, module) in zip(run.activations, layers, strict=True))
-        return cls(model, layers, images, readout, layouts, run)
+        run = capture(model, layers, images, readout, relevance)
+        layouts = tuple(
+            _image_layout(images) if name == INPUT else layout_of(activation, images, module)
+            for activation, (name, module) in zip(run.activations, layers, strict=True)
+        )
+        return cls(model, layers, images, readout, layouts, run, relevance)
+
+    def under(self, relevance: bool) -> Source:
+        """The same source with gradients of the model itself, or by the relevance rules: run again if need be."""
+        if self.relevance == relevance:
+            return self
+        run = capture(self.model, self.layers, self.images, self.readout, relevance)
+        return replace(self, run=run, relevance=relevance)
 
     @property
     def activations(self) -> tuple[Tensor, ...]:
@@ -103,6 +116,10 @@ class Source:
     def channels(self, layer: int, raw: Tensor) -> Any:
         """The index of a channel axis in the layer's own layout."""
         return 1 if self.layouts[layer].kind == "nchw" else raw.ndim - 1
+
+
+def _image_layout(images: Tensor) -> Layout:
+    return Layout("nchw", (images.shape[-2], images.shape[-1]))
 
 
 def _stacked(gradients: tuple[Tensor, ...]) -> Tensor:
