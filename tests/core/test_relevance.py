@@ -13,6 +13,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from finercam import FinerCAM, FinerCAMError
 from finercam.core.capture import capture
+from finercam.core.logits import Readout
 from finercam.core.pixels import gaussian
 from finercam.core.relevance import RelevanceRules
 from finercam.core.views import views
@@ -94,7 +95,7 @@ def test_pixels_share_out_the_logit_in_every_library(name, pictures):
     with torch.no_grad():
         plain = scores_of(model(images))
     for relevance in (True, False):
-        run = capture(model, [("input", model)], images, scores_of, relevance=relevance)
+        run = capture(model, [("input", model)], images, Readout.of(scores_of), relevance=relevance)
         torch.testing.assert_close(run.logits.detach(), plain, rtol=1e-9, atol=1e-9)
         direction = torch.zeros_like(plain)
         direction[:, 0], direction[:, 1] = 1.0, -0.6
@@ -247,3 +248,9 @@ def test_pixels_are_weighted_by_their_difference_from_a_blurred_image(pictures):
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+def test_torchscript_is_refused_instead_of_ignored(toys, pictures):
+    model = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    with pytest.raises(FinerCAMError, match="TorchScript"):
+        FinerCAM(model, "relevance", layer="input")(pictures(1), target=1)

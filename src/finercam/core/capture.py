@@ -112,6 +112,10 @@ def capture(
     >>> kept.activations[0].shape, kept.logits.shape
     (torch.Size([5, 4, 8, 8]), torch.Size([5, 2]))
     """
+    if relevance and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise FinerCAMError(
+            "the model is compiled to TorchScript, whose functions the relevance rules cannot see; use method='hirescam'"
+        )
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., Any]:
