@@ -277,10 +277,9 @@ class Preprocess:
         if not all(map(math.isfinite, self.mean)):
             refuse(f"mean={self.mean} is not finite")
         for name in ("max_side", "multiple"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
-                refuse(f"{name}={getattr(self, name)!r:.80} is not a whole number of pixels")
-        if self.max_side < 1 or self.multiple < 1:
-            refuse(f"max_side={self.max_side} and multiple={self.multiple} must be at least 1")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                refuse(f"{name}={value!r:.80} is not a whole number of pixels; it must be at least 1")
 
     def __call__(self, image: Image.Image) -> Tensor:
         """`(3, H, W)` float32, normalised. Raises FinerCAMError for a picture too narrow to be resized."""

@@ -78,11 +78,10 @@ def import_head(
 
 
 def _layers(state: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """The matrices named `weight`, each with the bias that belongs to it."""
     layers = {}
     for name, weight in state.items():
-        if weight.ndim != 2 or not weight.is_floating_point() or name.rpartition(".")[2] != "weight":
-            continue
-        bias = state.get(f"{name.removesuffix('weight')}bias")
-        fits = bias is not None and bias.shape == weight.shape[:1]
-        layers[name] = weight, bias if fits else None
+        if weight.ndim == 2 and weight.is_floating_point() and name.rpartition(".")[2] == "weight":
+            bias = state.get(f"{name.removesuffix('weight')}bias")
+            layers[name] = weight, bias if bias is not None and bias.shape == weight.shape[:1] else None
     return layers
