@@ -149,7 +149,7 @@ def test_every_keypoint_belongs_to_a_part(cub_tree):
 DEV = Path(__file__).parents[3] / "shared" / "data" / "cub-dev" / "CUB_200_2011"
 
 
-@pytest.mark.skipif(not DEV.is_dir(), reason="the photographs of cub-dev are not here")
+@pytest.mark.skipif(not DEV.is_dir(), reason="../shared/data/cub-dev is not there")
 def test_attributes_of_the_published_tables():
     data = CUB(DEV)
     found = data.attribute_difference("Red winged Blackbird", "Yellow headed Blackbird")
