@@ -146,7 +146,7 @@ class Classifier:
 
     def _run(self, images: Tensor, samples: Sequence[int], view: View, relevance: bool) -> Source:
         layers, readout = self._found_layers(images), self.readout.at(samples, view)
-        return Source.of(self.model, layers, images, readout, self._find_layout, relevance)
+        return Source.of(self.model, layers, images, readout, self._find_layout, relevance, self.layer is None)
 
     def _read_before(self, last: str) -> None:
         """Take the logits before the model's last function, which made probabilities of them."""
@@ -156,7 +156,8 @@ class Classifier:
 
     def _found_layers(self, images: Tensor) -> tuple[tuple[str, nn.Module], ...]:
         if self._layers is None:
-            layers = tuple(resolve_layers(self.model, self.layer, images))
+            scores = None if self.readout.scores is None else self.readout.at([0]).read
+            layers = tuple(resolve_layers(self.model, self.layer, images, scores=scores))
             if len({module for _, module in layers}) < len(layers):
                 raise FinerCAMError(f"layers {[name for name, _ in layers]} name a layer twice; name each once")
             self._layers = layers

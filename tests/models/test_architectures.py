@@ -20,6 +20,7 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from finercam import FinerCAM
 from finercam.core.grid import Layout, find_layout
 from finercam.core.head import linear_head
 from finercam.core.layers import resolve_layers
@@ -218,6 +219,10 @@ MAPS = [
          "convnext.encoder.stages.3", maps(NCHW, 2, 3), (7, 32)),
     Case("hf-resnet", from_hf("ResNet", embedding_size=8, **HF_STAGES), (64, 96),
          "resnet.encoder.stages.3", maps(NCHW, 2, 3), (7, 32)),
+    Case("hf-hiera", from_hf("Hiera", image_size=[64, 64], embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+         (64, 64), "hiera.encoder.stages.3", maps(TOKENS, 2, 2), (7, 128)),
+    Case("tv-densenet", lambda: tv.DenseNet(8, (2, 2, 2, 2), 16, num_classes=7), (64, 96),
+         "features", maps(NCHW, 2, 3), (7, 32)),
     Case("clip-resnet", clip_tower(layers=[1, 1, 1, 1], width=8), (64, 64),
          "tower.layer4", maps(NCHW, 2, 2), (7, 24)),
 ]  # fmt: skip
@@ -253,14 +258,21 @@ def run_with_layer(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[
     """Logits and the layer's output, which is a leaf of the graph."""
     kept: list[Tensor] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())
-        return kept[0].clone()
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        tensor = output[0] if isinstance(output, tuple) else output
+        kept.append(tensor.detach().requires_grad_())
+        return (kept[0].clone(), *output[1:]) if isinstance(output, tuple) else kept[0].clone()
 
     handle = layer.register_forward_hook(hook)
     output = model(images)
     handle.remove()
     return output if isinstance(output, Tensor) else output.logits, kept[0]
+
+
+def zeros_like(output: Any) -> Any:
+    if isinstance(output, tuple):
+        return tuple(zeros_like(one) for one in output)
+    return torch.zeros_like(output) if isinstance(output, Tensor) else output
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -308,6 +320,75 @@ def test_activation_changes_where_the_image_does(case: Case) -> None:
                 rows, columns = change.sum(1) / change.sum(), change.sum(0) / change.sum()
                 assert abs(rows @ torch.arange(float(h)) - row) < (h - 1) / 2
                 assert abs(columns @ torch.arange(float(w)) - column) < (w - 1) / 2
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_logits_depend_on_the_image_through_the_layer_alone(case: Case) -> None:
+    """With zeros in its place two images have the same logits; only entrances of transformer blocks have a bypass."""
+    model = build(case)
+    images = torch.randn(2, 3, *case.size, generator=torch.Generator().manual_seed(4))
+    layer = model.get_submodule(case.layer)
+    handle = layer.register_forward_hook(lambda _m, _i, out: zeros_like(out))
+    with torch.no_grad():
+        output = model(images)
+        handle.remove()
+        usual = model(images)
+    blank, usual = (one if isinstance(one, Tensor) else one.logits for one in (output, usual))
+    difference, left = (float((logits[0] - logits[1]).abs().max()) for logits in (usual, blank))
+    assert difference > 0
+    assert left <= 1e-3 * difference or is_entrance(case)
+
+
+def is_entrance(case: Case) -> bool:
+    """Whether a layer is the normalisation at a block's entrance, beside a residual connection."""
+    leaf = case.layer.rpartition(".")[2]
+    return leaf in ("norm1", "ln_1", "layernorm_before", "layer_norm1", "layer_norm_1", "in_norm")
+
+
+DENSE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "fcn": (lambda: tv.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=7), "classifier.2"),
+    "fcn-aux": (
+        lambda: tv.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=7, aux_loss=True),
+        "classifier.2",
+    ),
+    "deeplabv3": (
+        lambda: tv.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=7),
+        "classifier.3",
+    ),
+    "lraspp": (
+        lambda: tv.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=7),
+        "classifier.cbr",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_models_are_explained_before_their_class_maps(name: str) -> None:
+    """`scores=` picks the logits; maps of class scores and auxiliary heads are no features of theirs."""
+    build_model, expected = DENSE[name]
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = build_model().train()
+        for _ in range(3):
+            model(images)  # statistics with which the features don't vanish
+    model.eval()
+    ((layer, _),) = resolve_layers(model, None, images, scores=lambda output: output["out"].mean((2, 3)))
+    assert layer == expected
+
+
+def test_a_functional_relu_after_the_layer_belongs_to_it() -> None:
+    """torchvision's DenseNet: the maps have the contrast of the head over what the head reads."""
+    model: Any = build_named("tv-densenet")
+    images = torch.randn(3, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    for method in ("gradcam", "hirescam"):
+        answer = FinerCAM(model, method=method, gamma=0.6)(images, target=2, against=[5])
+        with torch.no_grad():
+            read = model.features(images).relu()
+            row = model.classifier.weight[2] - 0.6 * model.classifier.weight[5]
+            contrast = torch.einsum("nchw,c->nhw", read, row)
+        for ours, true in zip(answer.signed, contrast, strict=True):
+            assert float(torch.corrcoef(torch.stack([ours.flatten(), true.flatten()]))[0, 1]) >= 0.999
 
 
 def test_there_are_enough_architectures() -> None:

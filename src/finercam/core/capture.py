@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
+from finercam.core.functional_relu import Watched, after_relu, plain_for_modules, watched
 from finercam.core.logits import Readout, describe
 from finercam.core.relevance import RelevanceRules
 from finercam.errors import FinerCAMError
@@ -97,6 +98,7 @@ def capture(
     images: Any,
     readout: Readout | None = None,
     relevance: bool = False,
+    through_relu: bool = False,
 ) -> Capture:
     """Run `model(images)` once and keep what `layers` gave, with a graph from there to the logits.
 
@@ -104,6 +106,7 @@ def capture(
     `requires_grad` are put back, also when it raises. Works under the caller's `no_grad` and `inference_mode`.
 
     The layer `INPUT` stands for the images, a tensor. With `relevance` the tail's gradients follow `RelevanceRules`.
+    `through_relu`: where a ReLU that is no module is the one reader of a map, what is kept is the map after it.
 
     Raises FinerCAMError for a layer that never runs, runs more than once, or gives no tensor.
 
@@ -117,6 +120,7 @@ def capture(
             "the model is compiled to TorchScript, whose functions the relevance rules cannot see; use method='hirescam'"
         )
     kept: dict[str, Tensor] = {}
+    copies: dict[str, Watched | None] = {}
 
     def keep(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -130,11 +134,14 @@ def capture(
                 activation = activation.detach().requires_grad_()
             kept[name] = activation
             # What follows may write in place (ReLU(inplace=True)): it gets a copy, the kept one stays as it was.
-            return _with_tensor(output, activation.clone())
+            copy = copies[name] = watched(activation) if through_relu and activation.ndim == 4 else None
+            return _with_tensor(output, activation.clone() if copy is None else copy)
 
         return hook
 
     with guest(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        if through_relu:
+            stack.enter_context(plain_for_modules(model))
         for name, module in layers:
             if name == INPUT:
                 kept[INPUT] = images.detach().requires_grad_()
@@ -149,6 +156,7 @@ def capture(
     for name, _ in layers:
         if name not in kept:
             raise FinerCAMError(f"layer {name!r} did not run in the forward pass; name a layer that does")
+    kept = {name: kept[name] if (after := after_relu(copies.get(name))) is None else after for name in kept}
     if not logits.requires_grad:
         names = ", ".join(repr(name) for name, _ in layers)
         raise FinerCAMError(f"layer {names}: the logits do not depend on it; choose a layer on the way to them")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from finercam.io import one_line
 __all__ = ["resolve_layers", "unwrap"]
 
 LayerSpec = str | nn.Module
+Run = Callable[[], object]
+Scores = Callable[[Any], Tensor]
 
 # What libraries call the normalisation at a transformer block's entrance.
 _ENTRANCES = {"norm1", "ln_1", "ln1", "layernorm_before", "layer_norm1", "norm_before", "in_norm", "input_norm"}
@@ -43,13 +47,14 @@ def resolve_layers(
     model: nn.Module,
     layer: LayerSpec | Sequence[LayerSpec] | None,
     images: Tensor,
-    run: Callable[[], object] | None = None,
+    run: Run | None = None,
+    scores: Scores | None = None,
 ) -> list[tuple[str, nn.Module]]:
     """The target layers as (dotted name, module), in the order given.
 
     `layer` is a dotted name ("layer4", "blocks[-1].norm1"), a module of the model, or a list of either.
-    None: found by one no-grad forward pass of one sample, `model(images[:1])`, or of `run()` if given. It is
-    the normalisation before the last self-attention of a transformer whose tokens keep one grid or carry a CLS
+    None: found by one no-grad forward pass of one sample, `model(images[:1])`, or of `run()` if given; `scores` picks
+    the logits out of what it returns, and the layer is then one that they depend on. It is the normalisation before the last self-attention of a transformer whose tokens keep one grid or carry a CLS
     token (the choice of Finer-CAM; with CLS pooling, patches reach the logits only through attention), and
     otherwise the last feature map before pooling. "input" is the images themselves. Raises FinerCAMError for an unknown name, with the nearest.
 
@@ -59,7 +64,7 @@ def resolve_layers(
     """
     model = unwrap(model)
     if layer is None:
-        return [_find_layer(model, images, run)]
+        return [_find_layer(model, images, run, scores)]
     if isinstance(layer, (str, nn.Module)):
         return [_named_layer(model, layer)]
     if not isinstance(layer, (list, tuple)):
@@ -136,9 +141,16 @@ class _Visit:
     def is_map(self) -> bool:
         return self.layout is not None and self.calls == 1 and self.layout.grid != (1, 1)
 
+    def has_channels(self, count: int) -> bool:
+        return self.layout is not None and self.shape[1 if self.layout.kind == "nchw" else -1] == count
 
-def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -> tuple[str, nn.Module]:
-    visits, logits_width = _trace(model, images, run)
+
+def _find_layer(model: nn.Module, images: Tensor, run: Run | None, scores: Scores | None) -> tuple[str, nn.Module]:
+    visits, output = _trace(model, images, run)
+    try:
+        logits_width = _logits_width(output, scores)
+    except FinerCAMError:  # a function of all the images, which cannot read one of them
+        scores, logits_width = None, _logits_width(output, None)
     image_shape = (1, *images.shape[1:])
     for visit in visits:
         if visit.shape:
@@ -149,7 +161,11 @@ def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | No
     # What attention pooling computes inside itself lies behind the last feature map.
     pools = [v.name + "." for v in visits if v.name and _is_pooling(v.module) and not v.is_map]
     visits = [v for v in visits if not any(v.name.startswith(pool) for pool in pools)]
-    chosen = _attention_input(visits) or _fused_attention_input(visits) or _last_map(visits, logits_width)
+    maps = _maps_before_pooling(visits, logits_width)
+    if scores is not None:  # the logits may be read from one of several heads, or be means of maps of class scores
+        found = [visit for visit in maps if not visit.has_channels(logits_width)]
+        maps = itertools.chain((v for v in found if _matters(v.module, model, images, run, scores)), found)
+    chosen = _attention_input(visits) or _fused_attention_input(visits) or next(maps, None)
     if chosen is None:
         raise FinerCAMError(
             f"No layer of {type(model).__name__} gives feature maps larger than 1x1 for images of shape "
@@ -158,8 +174,8 @@ def _find_layer(model: nn.Module, images: Tensor, run: Callable[[], object] | No
     return chosen.name, chosen.module
 
 
-def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -> tuple[list[_Visit], int]:
-    """One forward pass of one sample with hooks on every module; visits in order of completion."""
+def _trace(model: nn.Module, images: Tensor, run: Run | None) -> tuple[list[_Visit], object]:
+    """One forward pass of one sample with hooks on every module: visits in order of completion, and the output."""
     clock = 0
     visits: dict[int, _Visit] = {}
     order: list[_Visit] = []
@@ -178,10 +194,11 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
         clock += 1
         visit = visits[id(module)]
         visit.ended = clock
-        if isinstance(output, Tensor):  # several outputs would be no single place to cut the graph
-            visit.shape = tuple(output.shape)
-            visit.same_as = previous[1] if output is previous[0] else None
-            previous = (output, visit)
+        tensor = _single_tensor(output)
+        if tensor is not None:
+            visit.shape = tuple(tensor.shape)
+            visit.same_as = previous[1] if tensor is previous[0] else None
+            previous = (tensor, visit)
         if visit.calls == 1:
             order.append(visit)
 
@@ -200,8 +217,42 @@ def _trace(model: nn.Module, images: Tensor, run: Callable[[], object] | None) -
         except Exception as error:
             given = f"{type(model).__name__} fails on images of shape {(1, *images.shape[1:])}"
             raise FinerCAMError(f"{given}: {one_line(error)}") from error
-    logits = next((t for t in tensors_of(output) if t.ndim == 2), None)
-    return order, int(logits.shape[1]) if logits is not None else -1
+    return order, output
+
+
+def _single_tensor(output: object) -> Tensor | None:
+    """A module's output if it is one tensor, alone or with None beside it; several are no single place to cut."""
+    if isinstance(output, tuple):
+        given = [one for one in output if one is not None]
+        output = given[0] if len(given) == 1 and len(output) > 1 else None
+    return output if isinstance(output, Tensor) else None
+
+
+def _logits_width(output: object, scores: Scores | None) -> int:
+    """The number of classes, -1 if the output holds no logits."""
+    found = output if scores is None else scores(output)
+    logits = next((t for t in tensors_of(found) if t.ndim == 2), None)
+    return int(logits.shape[1]) if logits is not None else -1
+
+
+def _matters(module: nn.Module, model: nn.Module, images: Tensor, run: Run | None, scores: Scores) -> bool:
+    """Whether other logits come out when a module gives zeros."""
+
+    def logits() -> Tensor:
+        return scores(model(images[:1]) if run is None else run())
+
+    def blank(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return tuple(torch.zeros_like(one) if isinstance(one, Tensor) else one for one in output)
+        return torch.zeros_like(output)
+
+    with guest(model), torch.inference_mode(False), torch.no_grad():
+        before = logits()
+        handle = module.register_forward_hook(blank)
+        try:
+            return not torch.equal(before, logits())
+        finally:
+            handle.remove()
 
 
 def _attention_input(visits: list[_Visit]) -> _Visit | None:
@@ -239,11 +290,11 @@ def _norm_before(attention: _Visit, visits: list[_Visit]) -> _Visit | None:
     return next((v for v in reversed(list(norms)) if _is_token_norm(v.module)), None)
 
 
-def _last_map(visits: list[_Visit], logits_width: int) -> _Visit | None:
-    """The last feature map before pooling: of modules that pass one tensor on, the outermost."""
+def _maps_before_pooling(visits: list[_Visit], logits_width: int) -> Iterator[_Visit]:
+    """Feature maps before pooling, the last one first: of modules that pass one tensor on, the outermost."""
     end = _class_maps_start(visits, logits_width)
     maps = (v for v in reversed(visits) if v.name and v.is_map and v.ended < end)
-    return next((visit for visit in maps if not _is_dull(visit)), None)
+    return (visit for visit in maps if not _is_dull(visit))
 
 
 def _class_maps_start(visits: list[_Visit], logits_width: int) -> float:

@@ -32,6 +32,8 @@ class Source:
     run: Capture
     relevance: bool = False
     """Whether the run's gradients follow the relevance rules."""
+    through_relu: bool = False
+    """Whether a functional ReLU that follows the layer belongs to it."""
     averaged: Tensor | None = None
     """Rows `(K, C)` of a linear head on the mean of the one layer's maps, where it is known to be one: the gradients
     are then these rows, divided by the places, and need no run backwards."""
@@ -45,19 +47,20 @@ class Source:
         readout: Readout,
         layout_of: Callable[[Tensor, Tensor, nn.Module], Layout],
         relevance: bool = False,
+        through_relu: bool = False,
     ) -> Source:
-        run = capture(model, layers, images, readout, relevance)
+        run = capture(model, layers, images, readout, relevance, through_relu)
         layouts = tuple(
             _image_layout(images) if name == INPUT else layout_of(activation, images, module)
             for activation, (name, module) in zip(run.activations, layers, strict=True)
         )
-        return cls(model, layers, images, readout, layouts, run, relevance)
+        return cls(model, layers, images, readout, layouts, run, relevance, through_relu)
 
     def under(self, relevance: bool) -> Source:
         """The same source with gradients of the model itself, or by the relevance rules: run again if need be."""
         if self.relevance == relevance:
             return self
-        run = capture(self.model, self.layers, self.images, self.readout, relevance)
+        run = capture(self.model, self.layers, self.images, self.readout, relevance, self.through_relu)
         return replace(self, run=run, relevance=relevance)
 
     @property
