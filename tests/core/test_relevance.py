@@ -248,9 +248,3 @@ def test_pixels_are_weighted_by_their_difference_from_a_blurred_image(pictures):
         rtol=1e-4,
         atol=1e-6,
     )
-
-
-def test_torchscript_is_refused_instead_of_ignored(toys, pictures):
-    model = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    with pytest.raises(FinerCAMError, match="TorchScript"):
-        FinerCAM(model, "relevance", layer="input")(pictures(1), target=1)

@@ -115,10 +115,6 @@ def capture(
     >>> kept.activations[0].shape, kept.logits.shape
     (torch.Size([5, 4, 8, 8]), torch.Size([5, 2]))
     """
-    if relevance and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise FinerCAMError(
-            "the model is compiled to TorchScript, whose functions the relevance rules cannot see; use method='hirescam'"
-        )
     kept: dict[str, Tensor] = {}
     copies: dict[str, Watched | None] = {}
 

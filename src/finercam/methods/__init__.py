@@ -2,6 +2,6 @@
 
 from finercam.methods.method import Method, get, names, register
 
-from finercam.methods import attention  # isort: skip - puts its own methods after the common ones
+from finercam.methods import legrad, shapley, recipro, smoothgrad, attention  # isort: skip - after the common ones
 
-__all__ = ["Method", "attention", "get", "names", "register"]
+__all__ = ["Method", "attention", "get", "legrad", "names", "recipro", "register", "shapley", "smoothgrad"]

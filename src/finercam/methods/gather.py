@@ -141,7 +141,7 @@ def masked_scores(source: Source, sample: int, activation: Tensor, baseline: Ten
     low, high = activation.flatten(1).aminmax(dim=1)
     alive = (high > low).nonzero().flatten()
     found = baseline.repeat(len(activation), 1)
-    for chosen in alive.split(_batch(image)):
+    for chosen in alive.split(batch_size(image)):
         masks = F.interpolate(activation[chosen][:, None], image.shape[1:], mode="bilinear", align_corners=False)
         bottom, top = masks.flatten(1).aminmax(dim=1)
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
@@ -151,7 +151,7 @@ def masked_scores(source: Source, sample: int, activation: Tensor, baseline: Ten
     return found
 
 
-def _batch(x: Tensor) -> int:
+def batch_size(x: Tensor) -> int:
     return BATCH.get(x.device.type, 64)
 
 
@@ -171,8 +171,8 @@ def _falls(source: Source, layer: int, sample: int) -> Tensor:
     alive = own.transpose(0, axis).flatten(1).any(dim=1).nonzero().flatten()
     logits = source.logits[sample]
     falls = logits.new_zeros(own.shape[axis], len(logits))
-    copies = _Copies(source, layer, sample, batch_axis=1 if tokens_first else 0)
-    for chosen in alive.split(_batch(own)):
+    copies = VariantRuns(source, layer, sample, batch_axis=1 if tokens_first else 0)
+    for chosen in alive.split(batch_size(own)):
         keep = torch.ones(len(chosen), own.shape[axis], dtype=own.dtype, device=own.device)
         keep.scatter_(1, chosen[:, None], 0)
         shape = [1] * own.ndim
@@ -181,7 +181,7 @@ def _falls(source: Source, layer: int, sample: int) -> Tensor:
     return falls
 
 
-class _Copies:
+class VariantRuns:
     """Runs one sample with the layer's output exchanged for many variants of it.
 
     The trunk runs once for all variants where the tail takes a batch of them beside a trunk of one, which a
