@@ -110,8 +110,7 @@ def last_attention(model: nn.Module) -> LastAttention:
             f"{type(model).__name__} is no ZeroShotClassifier: value-attention, self-attention and grad-eclip need "
             "the text rows and the image tower of one; take gradcam or layercam"
         )
-    library = type(inner).__module__.partition(".")[0]
-    if library == "transformers" and hasattr(inner, "vision_model"):
+    if hasattr(inner, "vision_model"):  # transformers
         return _of_transformers(inner)
     visual = getattr(inner, "visual", None)
     if (
