@@ -158,9 +158,9 @@ class Trial:
             {"list.parquet": "list", "manifest.json": "manifest", ".lock": "lock"}[names[0]] if names else "nothing"
         )
 
-    def kill(self, wanted: dict[str, int]) -> Counter[str]:
+    def kill(self, wanted: dict[str, int]) -> dict[str, float]:
         """Kill so many of each kind, in a random order, until done or interrupted; gives the seconds of each kind."""
-        seconds: Counter[str] = Counter()
+        seconds = dict.fromkeys(wanted, 0.0)
         try:
             while left := {kind: n - self.kills[kind] for kind, n in wanted.items() if n > self.kills[kind]}:
                 kind = self.chance.choices(list(left), list(left.values()))[0]

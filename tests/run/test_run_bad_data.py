@@ -1,4 +1,4 @@
-"""Whatever is wrong with pictures, lists, labels or the model: a row with its status and reason, and the run goes on."""
+"""Whatever is wrong with pictures, lists, labels or the model: a row with its status and reason, and the run continues."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_bad_pictures_are_rows(tmp_path, pictures_in, toy):
     assert outcome.counts == {"ok": 8, "unreadable": 7, "missing": 1, "refused": 1}
     assert outcome.same_content == 2 and outcome.failed == 9
     assert explain_dataset(data, toy(), tmp_path / "run").explained_now == 0
-    (wren / "empty.jpg").write_bytes(whole)  # mended
+    (wren / "empty.jpg").write_bytes(whole)
     with pytest.raises(FinerCAMError, match=r"1 images have changed .*empty\.jpg"):
         explain_dataset(data, toy(), tmp_path / "run")
     assert explain_dataset(data, toy(), tmp_path / "run", redo=True).counts["ok"] == 9
@@ -200,7 +200,7 @@ def test_nan_and_memory_are_found_picture_by_picture(tmp_path, pictures_in, toy,
         assert calm[path].target.tolist() == halved[path].target.tolist()
 
 
-def test_a_target_against_itself_is_told(tmp_path, pictures_in, toy, toys):
+def test_a_target_against_itself_is_unexplained(tmp_path, pictures_in, toy, toys):
     data = pictures_in(tmp_path / "data", 12)
     plain = explain_dataset(data, toy(toys.gap()), tmp_path / "plain")
     targets = open_run(tmp_path / "plain").table(["target"]).column(0).to_pylist()
@@ -213,7 +213,7 @@ def test_a_target_against_itself_is_told(tmp_path, pictures_in, toy, toys):
 
 
 @pytest.mark.parametrize(
-    ("question", "told"),
+    ("question", "message"),
     [
         ({"method": "gradcm"}, "Did you mean 'gradcam'"),
         ({"references": "all"}, "a map of each reference"),
@@ -226,9 +226,9 @@ def test_a_target_against_itself_is_told(tmp_path, pictures_in, toy, toys):
         ({"gamma": -1.0}, "gamma=-1.0"),
     ],
 )
-def test_wrong_questions_before_any_work(tmp_path, pictures_in, toy, question, told):
+def test_wrong_questions_before_any_work(tmp_path, pictures_in, toy, question, message):
     data = pictures_in(tmp_path / "data", 2)
-    with pytest.raises(FinerCAMError, match=told) as error:
+    with pytest.raises(FinerCAMError, match=message) as error:
         explain_dataset(data, toy(), tmp_path / "run", **question)
     assert "\n" not in str(error.value) and not (tmp_path / "run" / "manifest.json").exists()
 

@@ -43,8 +43,8 @@ def test_interrupted_then_as_if_never(tmp_path, pictures_in, toy):
     assert explain_dataset(data, toy(), tmp_path / "run").explained_now == 0
 
 
-def test_damaged_shards_are_made_anew(tmp_path, pictures_in, toy):
-    data, out, told = pictures_in(tmp_path / "data", 12), tmp_path / "run", []
+def test_damaged_shards_are_made_again(tmp_path, pictures_in, toy):
+    data, out, warnings = pictures_in(tmp_path / "data", 12), tmp_path / "run", []
     explain_dataset(data, toy(), out, **SMALL)
     before = hashes(out)
     first, second, third = sorted((out / "rows").iterdir())
@@ -55,8 +55,8 @@ def test_damaged_shards_are_made_anew(tmp_path, pictures_in, toy):
     third.write_bytes((out / "list.parquet").read_bytes())
     (out / "rows" / ".writing-0123").write_bytes(b"half")
     (out / "rows" / "00000099.parquet").write_bytes(b"of a longer list")
-    outcome = explain_dataset(data, toy(), out, tell=told.append)
-    assert outcome.explained_now == 12 and len(told) == 3 and hashes(out) == before
+    outcome = explain_dataset(data, toy(), out, warn=warnings.append)
+    assert outcome.explained_now == 12 and len(warnings) == 3 and hashes(out) == before
 
 
 @pytest.mark.parametrize("change", ["gamma", "weights", "list", "label"])
@@ -69,8 +69,8 @@ def test_what_has_changed_is_refused_or_redone(tmp_path, pictures_in, toy, paint
         paint(data / "wren" / "zzz.png", 99)
     if change == "label":
         (data / "wren" / "008.png").rename(data / "wren" / "008b.png")
-    told = {"gamma": r"gamma \(0.6, now 0.9\)", "weights": "the model's weights"}.get(change, "the list of images")
-    with pytest.raises(FinerCAMError, match=told + ".*--redo"):
+    message = {"gamma": r"gamma \(0.6, now 0.9\)", "weights": "the model's weights"}.get(change, "the list of images")
+    with pytest.raises(FinerCAMError, match=message + ".*--redo"):
         explain_dataset(data, loaded, out, **question)
     assert hashes(out) == before
     outcome = explain_dataset(data, loaded, out, redo=True, **SMALL, **question)
@@ -166,17 +166,17 @@ import sys, time
 from finercam import load_model
 from finercam.run import explain_dataset
 
-def told(done, total):
+def show(done, total):
     print(done, flush=True)
     time.sleep(0.02)
 
-explain_dataset(sys.argv[1], load_model(sys.argv[2]), sys.argv[3], shard=4, batch=2, threads=1, progress=told)
+explain_dataset(sys.argv[1], load_model(sys.argv[2]), sys.argv[3], shard=4, batch=2, threads=1, progress=show)
 """
 
 
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path, pictures_in, saved_model):
-    """SIGKILL at random moments, twice; benchmarks/kills.py has twenty over 2,000 pictures, by the command."""
+    """SIGKILL at random moments, twice; benchmarks/kills.py has 1,000 of five kinds."""
     data, out, chance = pictures_in(tmp_path / "data", 60), tmp_path / "run", random.Random(5)
     explain_dataset(data, load_model(str(saved_model)), tmp_path / "whole", **SMALL, threads=1)
     kept = [0]

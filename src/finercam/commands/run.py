@@ -98,7 +98,7 @@ def run(
                 cluster=cluster,
                 model_string=model,
                 progress=lambda at, total: bar.update(task, completed=at, total=total),
-                tell=lambda line: complain(line, None if bar.disable else bar.console),
+                warn=lambda line: complain(line, None if bar.disable else bar.console),
                 method=method,
                 target=target if target in ("prediction", "label") else _class(target, loaded),
                 against=[_class(name, loaded) for name in against or ()],

@@ -73,7 +73,7 @@ class Actor:
         ahead, rows = 2 * self.settings.batch, list[dict[str, Any]]()
         with closing(read_ahead(self.source, preprocess_of(self.settings), entries, self.readers, ahead)) as reads:
             begun = chain(islice(reads, 1), reads)
-            first = next(begun)  # reading goes on while another shard has its turn with the model
+            first = next(begun)  # reading continues while another shard uses the model
             with self.turn, self.worker.computing():
                 for some in self.worker.batches(chain([first], begun)):
                     rows += some
@@ -136,18 +136,18 @@ class _Watch:
 
     def __init__(self, ray: Any, actors: list[Any], work: Work) -> None:
         self.ray, self.actors, self.work = ray, actors, work
-        self.asked: dict[Any, Any] = {}
+        self.waiting: dict[Any, Any] = {}
         self.partial: dict[int, int] = {}
         self.most = 0
 
     def look(self, left: set[int]) -> None:
         """Report the images of finished shards and what is known of the shards in `left`."""
         for actor in self.actors:
-            if actor not in self.asked.values():
-                self.asked[actor.progress.remote()] = actor
-        for answer in self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)[0]:
-            del self.asked[answer]
-            with suppress(self.ray.exceptions.RayError):  # a worker that died is asked again
+            if actor not in self.waiting.values():
+                self.waiting[actor.progress.remote()] = actor
+        for answer in self.ray.wait(list(self.waiting), num_returns=len(self.waiting), timeout=0)[0]:
+            del self.waiting[answer]
+            with suppress(self.ray.exceptions.RayError):  # the next look asks the worker that replaces it
                 self.partial |= self.ray.get(answer)
         finished = sum(self.work.listed.length(number) for number in self.work.numbers if number not in left)
         begun = sum(done for number, done in self.partial.items() if number in left)

@@ -88,8 +88,8 @@ def _class_maps(method: Method, evidence: Evidence, ids: Tensor) -> list[Tensor]
 def _strengths(method: Method, settings: Settings, evidence: Evidence, contrast: Contrast) -> Tensor:
     """Another method's map of the question at each kept strength, `(N, G, h, w)`, layers fused."""
     one = torch.ones_like(contrast.gamma)
-    asked = [Contrast(contrast.target, contrast.references, g * one, contrast.weights) for g in settings.gammas]
-    return torch.stack([signed_map(evidence, question, method.rule, settings.fusion) for question in asked], 1)
+    contrasts = [Contrast(contrast.target, contrast.references, g * one, contrast.weights) for g in settings.gammas]
+    return torch.stack([signed_map(evidence, question, method.rule, settings.fusion) for question in contrasts], 1)
 
 
 def _columns(

@@ -53,7 +53,7 @@ def explain_dataset(
     out: str | os.PathLike[str],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    tell: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
     **given: Any,
 ) -> Outcome:
     """Explain every image of a dataset into `out/rows/*.parquet`, with `manifest.json`, `list.parquet`, `summary.json`.
@@ -73,7 +73,7 @@ def explain_dataset(
         store.clear()
         manifest, listed = _begin(store, source, model, os.fspath(data), options, request)
         numbers = pending_shards(
-            store, listed, source, manifest.settings.digest, options.redo, options.check_contents, tell
+            store, listed, source, manifest.settings.digest, options.redo, options.check_contents, warn
         )
         left = sum(map(listed.length, numbers))
         finished = listed.count - left
@@ -98,13 +98,13 @@ def explain_dataset(
 
 def _checked(given: dict[str, Any]) -> tuple[Options, Request]:
     """The keywords of a call; raises FinerCAMError for a name that is none."""
-    own, asked = ({field.name for field in fields(kind)} for kind in (Options, Request))
+    own, wanted = ({field.name for field in fields(kind)} for kind in (Options, Request))
     for name in given:
-        if name not in own | asked:
-            raise FinerCAMError(f"{name}={given[name]!r}: a run has no such option.{suggest(name, own | asked)}")
+        if name not in own | wanted:
+            raise FinerCAMError(f"{name}={given[name]!r}: a run has no such option.{suggest(name, own | wanted)}")
     return (
         Options(**{name: value for name, value in given.items() if name in own}),
-        Request(**{name: value for name, value in given.items() if name in asked}),
+        Request(**{name: value for name, value in given.items() if name in wanted}),
     )
 
 

@@ -71,8 +71,9 @@ def read_manifest(store: Store) -> Manifest | None:
     except FinerCAMError as error:
         raise FinerCAMError(f"{where}: {error}") from None
     data, about = content.get("data"), content.get("about")
-    whole = isinstance(data, dict) and all(type(data.get(key)) is kind for key, kind in DATA.items())
-    if not whole or data["count"] < 1 or not isinstance(about, dict) or not _is_sound(settings):
+    if not isinstance(data, dict) or any(type(data.get(key)) is not kind for key, kind in DATA.items()):
+        data = {"count": 0}
+    if data["count"] < 1 or not isinstance(about, dict) or not _is_sound(settings):
         raise FinerCAMError(f"{where} is damaged: its settings or data are not what a run writes")
     return Manifest(settings, data, about)
 

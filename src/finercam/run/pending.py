@@ -24,7 +24,7 @@ def pending_shards(
     settings: str,
     redo: bool,
     check_contents: bool,
-    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> list[int]:
     """The numbers of the shards that have to be made. Files that are damaged or of another run are deleted.
 
@@ -40,7 +40,7 @@ def pending_shards(
             if store.exists(name):  # a folder of another name stays
                 store.delete(name)
             continue
-        table = _trusted(store, listed, number, settings, tell)
+        table = _trusted(store, listed, number, settings, warn)
         if table is None:
             store.delete(name)
             continue
@@ -58,12 +58,12 @@ def pending_shards(
     return [number for number in range(listed.shards) if number not in finished]
 
 
-def _trusted(store: Store, listed: ImageList, number: int, settings: str, tell: Callable[[str], None]) -> Any:
+def _trusted(store: Store, listed: ImageList, number: int, settings: str, warn: Callable[[str], None]) -> Any:
     """The rows of a shard; None if its file is damaged, or was made of other settings or another list."""
     try:
         shard = read_shard(store, number, verify=True)
     except FinerCAMError as error:
-        tell(f"{error}; it will be made again")
+        warn(f"{error}; it will be made again")
         return None
     same = shard.fingerprint == listed.fingerprint(number, settings) and len(shard.table) == listed.length(number)
     return shard.table if same else None

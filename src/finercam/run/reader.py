@@ -125,12 +125,12 @@ class Run:
         With named classes, only images that keep a map of each of them have an answer. An image whose target is named
         as its rival is left out.
         """
-        asked = [question[key] for key in ("target", "against") if question.get(key) is not None]
-        if not asked:
+        classes = [question[key] for key in ("target", "against") if question.get(key) is not None]
+        if not classes:
             for part in self.parts():
                 yield Part(part.rows, part.answer.ask(**question))
             return
-        named = [value for one in asked for value in (one if isinstance(one, list | tuple | range) else [one])]
+        named = [value for one in classes for value in (one if isinstance(one, list | tuple | range) else [one])]
         wanted = {class_id(value, self.class_names, self.manifest.settings.num_classes) for value in named}
         aims = None if question.get("target") is not None else question.get("against")
         for number in self.shards:

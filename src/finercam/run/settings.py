@@ -1,4 +1,4 @@
-"""What is asked of a run, and the settings that follow from it and decide its rows, as plain values."""
+"""The request for a run, and the settings that follow from it and decide its rows, as plain values."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class Settings:
         return not self.gammas
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def question_values(self) -> dict[str, Any]:
         """The question about every image as keywords; its target and its own rivals are chosen image by image."""
         return {name: getattr(self, name) for name in ("gamma", "references", "num_references", "weights", "fusion")}
 
@@ -219,7 +219,9 @@ class Settings:
         from finercam.explainer import FinerCAM
 
         names, layers = self.class_names, list(self.layers)
-        return FinerCAM(model, self.method, **self.asked, layer=layers, class_names=names, keep_images=False)
+        return FinerCAM(
+            model, self.method, **self.question_values, layer=layers, class_names=names, keep_images=False
+        )
 
 
 def preprocess_of(settings: Settings) -> Preprocess:

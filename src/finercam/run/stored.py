@@ -52,31 +52,31 @@ class StrengthMaps(Evidence):
     There are no gradients, so that nothing takes these maps for something that can be combined.
     """
 
-    asked: Contrast | None = None
+    question: Contrast | None = None
     gammas: tuple[float, ...] = ()
     strengths: Tensor | None = None
 
     def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
-        asked, maps = self.asked, self.strengths
-        assert asked is not None and maps is not None
+        question, maps = self.question, self.strengths
+        assert question is not None and maps is not None
         plain = bool((contrast.gamma == 0).all())
-        same = torch.equal(contrast.target, asked.target) and (
-            plain or (torch.equal(contrast.references, asked.references) and contrast.weights == asked.weights)
+        same = torch.equal(contrast.target, question.target) and (
+            plain or (torch.equal(contrast.references, question.references) and contrast.weights == question.weights)
         )
         places = [self.gammas.index(g) if g in self.gammas else NONE for g in contrast.gamma.tolist()]
         if not same or NONE in places:
             kept = ", ".join(f"{gamma:g}" for gamma in self.gammas)
             raise NotKept(
-                f"this method is not linear, and the run kept its map of the asked question at gamma {kept} only: "
+                f"this method is not linear, and the run kept the map of its question at gamma {kept} only: "
                 "explain again, or run with --gammas for others"
             )
         chosen = maps[torch.arange(len(places)), torch.tensor(places, dtype=torch.long)]
         return [(torch.ones_like(chosen), chosen)]
 
     def sliced(self, at: slice) -> Evidence:
-        own, maps = self.asked, self.strengths
+        own, maps = self.question, self.strengths
         assert own is not None and maps is not None
-        return StrengthMaps(**vars(super().sliced(at)), asked=own[at], gammas=self.gammas, strengths=maps[at])
+        return StrengthMaps(**vars(super().sliced(at)), question=own[at], gammas=self.gammas, strengths=maps[at])
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def _answer(table: Any, settings: Settings) -> Explanation:
     directions = torch.zeros(count, kept.shape[1], settings.num_classes, dtype=torch.float64)
     directions.scatter_(2, kept[:, :, None], 1.0)
     if settings.linear:
-        # Score methods subtract the score of the empty input from the target's map alone: no other target can be asked.
+        # Score methods subtract the score of the empty input from the target's map alone: they answer for no other target.
         fixed = None if method.evidence == "gradients" else target
         evidence: Evidence = ClassMaps(logits, directions, ones, tuple(maps), None, fixed)
     else:
@@ -181,7 +181,7 @@ def _answer(table: Any, settings: Settings) -> Explanation:
     return Explanation.of(
         contrast,
         References(references, similarity, "explicit" if settings.against else settings.references),
-        replace(StoredQuestion.make(stored, **settings.asked), top=settings.top),
+        replace(StoredQuestion.make(stored, **settings.question_values), top=settings.top),
         ((IDENTITY, evidence),),
         logits=filled.float(),
         layers=settings.layers,
