@@ -109,21 +109,16 @@ def evaluate(
 def print_lines(lines: Sequence[Line], only: Sequence[str] | None = None) -> None:
     """The table of a few metrics (`only`, or the most important ones): a row a map, ▲ or ▼ where it differs from plain."""
     from finercam.commands.console import print_table
-    from finercam.evaluation.tables import cell, heading, headline
+    from finercam.evaluation.tables import heading, headline, table_rows
 
     measured = list(dict.fromkeys(line.metric for line in lines))
     names = headline(lines) if only is None else [name for name in only if name in measured]
-    cells = {(line.method, line.contrast, line.metric): line for line in lines}
-    rows = [
-        [method, contrast, *(cell(cells.get((method, contrast, name))) for name in names)]
-        for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines)
-    ]
     columns = [
         "method",
         "contrast",
         *(heading(name).replace("discriminative", "discr.").replace("_", " ") for name in names),
     ]
-    print_table(columns, rows, right=columns[2:])
+    print_table(columns, table_rows(lines, names), right=columns[2:])
     if len(measured) > len(names):
         print(f"{len(measured) - len(names)} more metrics, and all intervals, are in the files.")
 

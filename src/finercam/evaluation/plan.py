@@ -22,7 +22,6 @@ from finercam.evaluation.sources import CONTROLS, LiveMaps, MapSource
 from finercam.evaluation.stored import StoredMaps, own_or_refused, own_question
 from finercam.evaluation.truth import read_notes
 from finercam.explainer import FinerCAM
-from finercam.methods import Method
 from finercam.methods.gather import gradients
 from finercam.run.reader import Run
 
@@ -98,7 +97,7 @@ class Plan:
     """One evaluation: which pictures `indices` of `dataset`, under which `asks`, measured by which `groups`.
 
     `maps` is where the compared maps come from, `last` the plain Grad-CAM of the last layer where it is the baseline.
-    `unexplained` gives the reason for pictures that a run did not explain, `settings` what `settings.json` says.
+    `left_out` are the groups of metrics that the data cannot give; `run` is the digest of the run whose maps are measured.
     """
 
     dataset: ImageDataset
@@ -111,12 +110,34 @@ class Plan:
     groups: dict[str, Group]
     classes: ClassMap
     indices: list[int]
-    unexplained: dict[int, str]
-    settings: dict[str, Any]
+    left_out: dict[str, str]
+    run: str | None = None
 
     @property
     def prepare(self) -> Preprocess:
         return self.model.preprocess
+
+    @property
+    def unexplained(self) -> dict[int, str]:
+        """The reasons for pictures that a run did not explain."""
+        return self.maps.lacking if isinstance(self.maps, StoredMaps) else {}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What `settings.json` says: results of other settings do not mix."""
+        options, size = self.options, self.prepare.size
+        found = {
+            "dataset": self.dataset.name, "model": self.model.name, "layer": options.layer, "fusion": options.fusion,
+            "methods": [method.name for method in self.maps.methods], "contrasts": [ask.name for ask in self.asks],
+            "metrics": list(options.groups), "target": options.target, "fill": options.fill, "steps": options.steps,
+            "tolerance": options.tolerance, "limit": len(self.indices), "baseline": options.baseline,
+            "seed": options.seed,
+            "preprocess": f"at {f'{size[1]}×{size[0]}' if size else 'their own size'} ({self.prepare.mode})",
+            "rival": "sibling of the class" if hasattr(self.dataset, "siblings") else "other class",
+            "finercam": __version__, "torch": torch.__version__.split("+")[0],
+        }  # fmt: skip
+        optional = {"left out": self.left_out, "run": self.run}
+        return found | {name: value for name, value in optional.items() if value}
 
     @property
     def batch_size(self) -> int:
@@ -153,10 +174,8 @@ def make_plan(dataset: ImageDataset, model: LoadedModel, options: Options, run: 
         groups=groups,
         classes=classes,
         indices=indices,
-        unexplained={} if stored is None else stored.lacking,
-        settings=_settings(dataset, model, options, methods, asks, len(indices))
-        | ({"left out": left_out} if left_out else {})
-        | ({} if run is None else {"run": run.manifest.settings.digest}),
+        left_out=left_out,
+        run=None if run is None else run.manifest.settings.digest,
     )
 
 
@@ -237,24 +256,3 @@ def _located(dataset: ImageDataset) -> bool:
         if any(note.box is not None or "object" in note.masks for note in notes.values()):
             return True
     return False
-
-
-def _settings(
-    dataset: ImageDataset,
-    model: LoadedModel,
-    options: Options,
-    methods: Sequence[Method],
-    asks: Sequence[Ask],
-    count: int,
-) -> dict[str, Any]:
-    prepare = model.preprocess
-    size = "their own size" if prepare.size is None else f"{prepare.size[1]}×{prepare.size[0]}"
-    return {
-        "dataset": dataset.name, "model": model.name, "layer": options.layer, "fusion": options.fusion,
-        "methods": [method.name for method in methods], "contrasts": [ask.name for ask in asks],
-        "metrics": list(options.groups), "target": options.target, "fill": options.fill, "steps": options.steps,
-        "tolerance": options.tolerance, "limit": count, "baseline": options.baseline, "seed": options.seed,
-        "preprocess": f"at {size} ({prepare.mode})",
-        "rival": "sibling of the class" if hasattr(dataset, "siblings") else "other class",
-        "finercam": __version__, "torch": torch.__version__.split("+")[0],
-    }  # fmt: skip

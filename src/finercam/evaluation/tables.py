@@ -18,7 +18,7 @@ from finercam.io import write_whole
 if TYPE_CHECKING:
     from finercam.evaluation.plan import Plan
 
-__all__ = ["cell", "describe", "heading", "headline", "markdown", "to_csv", "write_summary"]
+__all__ = ["cell", "describe", "heading", "headline", "markdown", "table_rows", "to_csv", "write_summary"]
 
 NO_CLASS = "the model has no class"
 """How the error of a picture begins whose class the model lacks."""
@@ -48,14 +48,20 @@ def _layers(plan: Plan) -> Sequence[str]:
     return plan.explain.layers or ((named,) if isinstance(named, str) else named or ("found automatically",))
 
 
-def markdown(lines: Sequence[Line], names: Sequence[str], setting: str = "") -> str:
-    """A Markdown table, a row a map; better than plain is marked ▲, worse ▼, where the interval excludes no change."""
-    head = [heading(name) for name in names]
-    rows = [f"| method | contrast | {' | '.join(head)} |", "|---|---|" + "--:|" * len(names)]
+def table_rows(lines: Sequence[Line], names: Sequence[str]) -> list[list[str]]:
+    """A row a map: its method, its contrast and a cell for each of the metrics `names`."""
     cells = {(line.method, line.contrast, line.metric): line for line in lines}
-    for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines):
-        found = [cells.get((method, contrast, name)) for name in names]
-        rows.append(f"| {method} | {contrast} | " + " | ".join(cell(line) for line in found) + " |")
+    return [
+        [method, contrast, *(cell(cells.get((method, contrast, name))) for name in names)]
+        for method, contrast in dict.fromkeys((line.method, line.contrast) for line in lines)
+    ]
+
+
+def markdown(lines: Sequence[Line], names: Sequence[str], setting: str = "") -> str:
+    """A Markdown table, a row a map; ▲ better or ▼ worse than plain, where the interval excludes no change."""
+    head = ["method", "contrast", *(heading(name) for name in names)]
+    ruler = ["---", "---", *["--:"] * len(names)]
+    rows = [f"| {' | '.join(row)} |" for row in (head, ruler, *table_rows(lines, names))]
     return (f"{setting}\n\n" if setting else "") + "\n".join(rows) + "\n"
 
 
