@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import birds, quote
+from benchmarks import birds, photographs, quote
 
 from finercam import metrics
 from finercam.data.batches import loader
@@ -285,6 +285,13 @@ def birds_table(study: Study) -> str:
     return _table(("photograph", "against", "box", "its share of the picture", *birds.ASKED), rows)
 
 
+def photographs_table(study: Study) -> str:
+    """Photographs with keypoints: the evidence on the parts in which target and rival differ."""
+    if not photographs.FOLDER.is_dir():
+        return f"(the photographs are not there: {photographs.FOLDER.name})\n"
+    return _table(photographs.HEAD, photographs.rows(study.out))
+
+
 def _pooled(loaded: LoadedModel, pictures: Fieldguide) -> torch.Tensor:
     """Features `(N, D)` that the head sees."""
     found = []
@@ -339,6 +346,7 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "presence": presence_table,
     "heads": heads_table,
     "birds": birds_table,
+    "photographs": photographs_table,
 }
 
 
