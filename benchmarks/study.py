@@ -185,7 +185,7 @@ def rd_table(study: Study) -> str:
 
 
 def presence_table(study: Study) -> str:
-    """What the deciding part is to the target: worn by it alone, worn by the rival alone, or worn by both otherwise."""
+    """Who has the deciding part: only the target, only the rival, or both in different forms."""
     import pyarrow.parquet as pq
 
     rows = []
@@ -309,7 +309,7 @@ def _kind(label: int, rival: int) -> str:
     return KINDS[0] if other is None else KINDS[1] if own is None else KINDS[2]
 
 
-KINDS = ("worn by the target only", "worn by the rival only (absence)", "worn by both, otherwise", "two parts")
+KINDS = ("only the target has it", "only the rival has it (absence)", "both have it, but different", "two parts")
 MAIN = ["paper", "similar:1:1", "predicted:1:0.6", "predicted:1:1", "pair", "random"]
 LAYERS = {
     "cnn": ["features", "features.5", "features.3", "features.5+features.7", "features.5*features.7"],
