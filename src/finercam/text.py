@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-__all__ = ["closed", "common", "literal", "percent", "short_names"]
+__all__ = ["closed", "common", "literal", "percent", "score_text", "short_names"]
 
 _HARMLESS = "\u200c\u200d\u200e"
 
@@ -78,3 +78,12 @@ def percent(probability: float) -> str:
     if 99 <= hundred < 100:
         return f"{hundred:.1f} %"
     return f"{hundred:.1f} %" if 0 < hundred < 10 else f"{hundred:.0f} %"
+
+
+def score_text(score: float, link: str = "softmax") -> str:
+    """A class's score for reading: a percentage if the link makes a probability of it, else the number.
+
+    >>> score_text(0.876), score_text(0.876, "sigmoid"), score_text(-3.14159, "none")
+    ('88 %', '88 %', '-3.14')
+    """
+    return f"{score:.2f}" if link == "none" else percent(score)

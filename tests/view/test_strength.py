@@ -99,3 +99,18 @@ class TestSmooth:
     def test_mass_stays_where_it_was(self):
         padded = torch.nn.functional.pad(self.maps.abs(), (1, 1, 1, 1))
         assert smooth(padded, (90, 70)).mean() == pytest.approx(float(padded.mean()), rel=1e-4)
+
+
+def test_scores_that_are_no_probabilities_are_shown_as_numbers(tmp_path):
+    import json
+
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
+    answer = FinerCAM(model, layer="0", link="none")(torch.rand(1, 3, 8, 8), target=0, against=[1])
+    expected = f"{float(answer.logits[0, 0]):.2f}"
+    said = " ".join(text.get_text() for text in plot.panel(answer).figure.texts)
+    assert f"Why class 0 ({expected})" in said
+    page = answer.save(tmp_path / "r.html").read_text(encoding="utf-8")
+    first = json.loads(page.split('id="page-0">')[1].split("</script>")[0])
+    assert first["link"] == "none" and first["probabilities"][0] == pytest.approx(
+        float(answer.logits[0, 0]), abs=1e-6
+    )

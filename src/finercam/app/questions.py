@@ -17,7 +17,7 @@ from finercam.data.fieldguide import Fieldguide
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.names import label
-from finercam.text import short_names
+from finercam.text import score_text, short_names
 from finercam.view.shown import shown
 
 __all__ = [
@@ -88,8 +88,9 @@ class Result:
         names = self.answer.class_names
         return label(index, None) if names is None else short_names(names)[index]
 
-    def probability(self, index: int) -> float:
-        return float(self.answer.probabilities[0, index])
+    def score(self, index: int) -> str:
+        """The probability of a class for reading, or its score where the model gives no probabilities."""
+        return score_text(float(self.answer.probabilities[0, index]), self.answer.link)
 
 
 @cache

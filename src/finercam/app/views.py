@@ -67,11 +67,8 @@ def ramp_styles() -> str:
 
 def headline(result: Result) -> str:
     """The question in words, and what the model predicts."""
-    c = f'<b class="for">{_named(result, result.target)}</b> <i>{percent(result.probability(result.target))}</i>'
-    named = [
-        f'<b class="against">{_named(result, d)}</b> <i>{percent(result.probability(d))}</i>'
-        for d in result.against[:3]
-    ]
+    c = f'<b class="for">{_named(result, result.target)}</b> <i>{result.score(result.target)}</i>'
+    named = [f'<b class="against">{_named(result, d)}</b> <i>{result.score(d)}</i>' for d in result.against[:3]]
     if len(result.against) > 3:
         named.append(f"{len(result.against) - 3} more")
     question = f"Why {c}, and not {' or '.join(named)}?" if named else f"What speaks for {c}?"
@@ -110,7 +107,7 @@ def details(result: Result) -> str:
 
 def choices(result: Result) -> list[tuple[str, int]]:
     """Rivals to tick: what to read, and the class id."""
-    return [(f"{short(result.name(d))} · {percent(result.probability(d))}", d) for d in rivals(result)]
+    return [(f"{short(result.name(d))} · {result.score(d)}", d) for d in rivals(result)]
 
 
 def notice(message: str) -> str:

@@ -149,6 +149,7 @@ def describe(answer: Explanation) -> dict[str, Any]:
             for place, d in enumerate(answer.references[0].tolist())
             if d != NONE
         ],
+        "link": answer.link,
         "gamma": float(answer.gamma[0]),
         "weights": answer.contrast.weights,
         "strategy": answer.strategy,

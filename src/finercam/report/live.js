@@ -117,7 +117,7 @@ function refreshControls() {
   byId("question").replaceChildren(...sentence());
   byId("target").replaceChildren(
     nameOf(page.classes[state.target].name),
-    element("small", {}, percent(page.probabilities[state.target])),
+    element("small", {}, score(page.probabilities[state.target], page.link)),
   );
   refreshRivals(method);
   byId("gamma").max = gammaLimit(page);
@@ -157,6 +157,7 @@ function rivalRow({ name, place }, i, method) {
   const similar = page.similarity?.[state.target]?.[place] ?? null;
   const meter = element("span", { class: "meter", "aria-hidden": "true" }, element("i"));
   meter.firstChild.style.width = `${100 * page.probabilities[place]}%`;
+  meter.hidden = page.link === "none";
   const figures = similar === null ? "" : ` · similarity ${similar.toFixed(2)}`;
   const mini = element("span", { class: "mini", "aria-hidden": "true" });
   if (page.photo) {
@@ -170,7 +171,7 @@ function rivalRow({ name, place }, i, method) {
     "button",
     { type: "button", class: "rival", "data-rival": place, "aria-pressed": String(chosen().includes(place)), disabled: !possible },
     mini,
-    element("span", { class: "text" }, nameOf(name), meter, element("small", {}, percent(page.probabilities[place]) + figures)),
+    element("span", { class: "text" }, nameOf(name), meter, element("small", {}, score(page.probabilities[place], page.link) + figures)),
     element(
       "span", { class: "side" },
       example ? element("img", { class: "example", src: example, alt: "", title: "an example of this class" }) : null,

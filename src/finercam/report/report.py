@@ -158,6 +158,7 @@ class _Pages:
             "thumbnail": thumbnail,
             "target": data["classes"][0]["name"],
             "probability": data["probabilities"][0],
+            "link": answer.link,
             "predicted": self._name(answer, predicted),
             "confidence": float(answer.probabilities[0, predicted]),
             "rivals": data["askedNames"][:3],

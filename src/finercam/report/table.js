@@ -7,6 +7,11 @@ function percent(p) {
   return (hundred > 0 && hundred < 10) || (hundred >= 99 && hundred < 100) ? `${hundred.toFixed(1)} %` : `${Math.round(hundred)} %`;
 }
 
+// A class's score: a percentage where the model gives probabilities.
+function score(value, link) {
+  return link === "none" ? value.toFixed(2) : percent(value);
+}
+
 // All text goes through textContent: nothing in a name can act.
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -64,7 +69,7 @@ const table = {
       element("td", { class: "thumb" }, picture),
       element("th", { scope: "row" }, link),
       target,
-      element("td", { class: "probability" }, percent(row.probability)),
+      element("td", { class: "probability" }, score(row.probability, row.link)),
       element("td", { class: "rivals-cell" }, rivals),
       verdict.childNodes.length ? element("td", { class: "verdict" }, verdict) : element("td"),
     );

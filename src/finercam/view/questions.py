@@ -14,7 +14,7 @@ from finercam.core.maps import peak, upsample
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import label
-from finercam.text import closed, percent, short_names
+from finercam.text import closed, score_text, short_names
 from finercam.view.blend import pixels, signed
 from finercam.view.drawn import MUTE, picture, smooth, strength_of
 from finercam.view.sheet import Cell, Line, png, sheet
@@ -153,8 +153,9 @@ def _panel_row(answer: Explanation, photo: np.ndarray, example: Any) -> list[Cel
 
 def _photo(photo: np.ndarray, answer: Explanation) -> Cell:
     best = int(answer.logits[0].argmax())
-    p = percent(float(answer.probabilities[0, best]))
-    return Cell(photo, "Photo", (Line(f"predicted: {_class(answer, best)}", f", {p}", lines=3),))
+    return Cell(
+        photo, "Photo", (Line(f"predicted: {_class(answer, best)}", f", {_probability(answer, best)}", lines=3),)
+    )
 
 
 def _heat(photo: np.ndarray, answer: Explanation, title: str, notes: tuple[Line, ...] = ()) -> Cell:
@@ -267,7 +268,7 @@ def _class(answer: Explanation, index: int) -> str:
 
 
 def _probability(answer: Explanation, index: int) -> str:
-    return percent(float(answer.probabilities[0, index]))
+    return score_text(float(answer.probabilities[0, index]), answer.link)
 
 
 def _single(answer: Explanation, what: str) -> None:
