@@ -60,13 +60,7 @@ def evaluate(
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
     redo: bool = typer.Option(False, help="Delete the results in --out and start again."),
 ) -> None:
-    """Measure explanations on a dataset, against the plain method, controls and chance; continues where it stopped.
-
-    \b
-    Examples:
-      finercam evaluate fieldguide:300 -m fieldguide/cnn --metrics contrastive,rd -o out/eval
-      finercam evaluate cub:/data/CUB_200_2011 -m my-model --metrics parts --contrasts pair,random --limit 200 -o out/cub
-    """
+    """Measure explanations on a dataset, against the plain method, controls and chance; continues where it stopped."""
     from finercam.commands.console import progress
     from finercam.commands.explain import load
     from finercam.data import open_dataset
