@@ -14,6 +14,7 @@ from finercam.core.grid import Layout, find_layout
 from finercam.core.head import find_head, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
 from finercam.core.logits import Readout, Scores, ending
+from finercam.core.tokens import TOKENS, find_token_layers
 from finercam.core.views import IDENTITY, View
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
@@ -157,7 +158,10 @@ class Classifier:
     def _found_layers(self, images: Tensor) -> tuple[tuple[str, nn.Module], ...]:
         if self._layers is None:
             scores = None if self.readout.scores is None else self.readout.at([0]).read
-            layers = tuple(resolve_layers(self.model, self.layer, images, scores=scores))
+            wanted = None if self.layer == TOKENS else self.layer
+            layers = tuple(resolve_layers(self.model, wanted, images, scores=scores))
+            if self.layer == TOKENS:
+                layers = find_token_layers(self.model, layers[0], images)
             if len({module for _, module in layers}) < len(layers):
                 raise FinerCAMError(f"layers {[name for name, _ in layers]} name a layer twice; name each once")
             self._layers = layers
