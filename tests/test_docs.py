@@ -300,6 +300,7 @@ MISTAKES: list[Callable[[], Any]] = [
     lambda: FinerCAM(cnn())(IMAGES, target="wren"),
     lambda: FinerCAM(cnn(), class_names=NAMES[:3])(IMAGES),
     lambda: FinerCAM(cnn())(IMAGES, target=[0, 1, 2]),
+    lambda: FinerCAM(cnn())(IMAGES, target=[2, 3], against=[0, 1]),
     lambda: FinerCAM(Then(lambda y, _: y[:, :3]), references="similar")(IMAGES),
     lambda: FinerCAM(cnn(1))(IMAGES),
     lambda: FinerCAM(Then(lambda y, _: {"species": y, "sex": y}))(IMAGES),
