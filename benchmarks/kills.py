@@ -88,6 +88,7 @@ class Trial:
     kills: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     finished: int = 0
+    running: subprocess.Popen[bytes] | None = None
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -122,7 +123,8 @@ class Trial:
     def command(self, *more: str) -> subprocess.Popen[bytes]:
         fixed = ["--model", self.model, "--shard", str(self.shard), "--batch-size", "4", "--threads", "1"]
         program = [sys.executable, "-m", "finercam.cli", "run", str(self.data), "--out", str(self.out)]
-        return subprocess.Popen([*program, *fixed, "--readers", "1", *more], stdout=subprocess.DEVNULL)
+        self.running = subprocess.Popen([*program, *fixed, "--readers", "1", *more], stdout=subprocess.DEVNULL)
+        return self.running
 
     def hashes(self, out: Path) -> dict[str, str]:
         files = [*(out / "rows").glob("*.parquet"), *out.glob("summary.json")]
@@ -173,6 +175,9 @@ class Trial:
                 print(f"{sum(self.kills.values())} kills, {len(self.faults)} faults", end="\r", file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted: the counts are those until now", file=sys.stderr)
+            if self.running is not None and self.running.poll() is None:
+                self.running.kill()
+                self.running.wait()
             self.kept = set()
         return seconds
 
@@ -269,6 +274,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench" / "kills")
     given = parser.parse_args()
+    for ending in (signal.SIGINT, signal.SIGTERM):  # in the background a shell has Ctrl-C ignored
+        signal.signal(ending, signal.default_int_handler)
     data = paint(given.work / f"pictures-{given.count}", given.count)
     begun = time.perf_counter()
     trial = Trial(data, given.work, given.model, given.shard, random.Random(given.seed))
