@@ -168,16 +168,8 @@ class Page:
     # --- what can be done
 
     def _events(self) -> None:
-        setting = [
-            self.model,
-            self.method,
-            self.strategy,
-            self.count,
-            self.gamma,
-            self.weights,
-            self.texts,
-            self.view,
-        ]
+        setting = [self.model, self.method, self.strategy, self.count, self.gamma, self.weights]
+        setting += [self.texts, self.view]
         some = [
             self.result, self.notice, self.headline, self.plain, self.finer, self.details, self.rivals, self.target,
         ]  # fmt: skip
@@ -198,33 +190,24 @@ class Page:
         for trigger in (self.model.input, self.texts.submit):
             on(trigger, self._again, [self.result, *setting], everything, **slow)
         on(self.method.select, self._method, [self.result, self.method, self.view], [*some, self.method], **slow)
-        about, view = self._about, self.view
-        on(self.target.select, about(lambda r, c: questions.ask(r, target=c)), [self.result, self.target, view], some)
-        on(
-            self.rivals.input,
-            about(lambda r, ds: questions.ask(r, against=ds)),
-            [self.result, self.rivals, view],
-            some,
-        )
-        on(self.other.select, self._other, [self.result, self.other, view], [*some, self.other])
-        on(self.reverse.click, about(questions.reverse), [self.result, view], some)
+
+        def ask(trigger: Callable[..., Any], question: Callable[..., Result], *controls: Any):
+            on(trigger, self._about(question), [self.result, *controls, self.view], some)
+
+        ask(self.target.select, lambda result, c: questions.ask(result, target=c), self.target)
+        ask(self.rivals.input, lambda result, rivals: questions.ask(result, against=rivals), self.rivals)
+        ask(self.weights.select, lambda result, weights: questions.ask(result, weights=weights), self.weights)
+        ask(self.reverse.click, questions.reverse)
         for trigger in (self.strategy.select, self.count.select):
-            on(trigger, about(questions.pick), [self.result, self.strategy, self.count, view], some)
-        on(
-            self.weights.select,
-            about(lambda r, w: questions.ask(r, weights=w)),
-            [self.result, self.weights, view],
-            some,
-        )
+            ask(trigger, questions.pick, self.strategy, self.count)
+        on(self.other.select, self._other, [self.result, self.other, self.view], [*some, self.other])
         dragged = {"trigger_mode": "always_last"}
         moved = [self.result, self.notice, self.finer, self.details]
         on(self.gamma.input, self._gamma, [self.result, self.gamma, self.view], moved, **dragged)
         on(self.view.input, self._view, [self.result, self.view], [self.notice, self.plain, self.finer], **dragged)
         for kind, button in self.buttons.items():
-            made = on(
-                button.click, self._file(kind), [self.result], [self.notice, self.file], show_progress="minimal"
-            )
-            made.success(None, js=SAVE)
+            seen = [self.notice, self.file]
+            on(button.click, self._file(kind), [self.result], seen, show_progress="minimal").success(None, js=SAVE)
 
     def _safe(self, act: Callable[..., Update]) -> Callable[..., Update]:
         """The same, but an error that the visitor can fix becomes one line on the page, and nothing else changes."""

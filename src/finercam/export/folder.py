@@ -20,7 +20,7 @@ from finercam.names import label
 
 if TYPE_CHECKING:
     from finercam.explanation import Explanation
-    from finercam.view.shown import Display
+    from finercam.images import Preprocess
 
 __all__ = ["INDEX", "SCHEMA", "Folder", "safe_stem", "save"]
 
@@ -41,7 +41,7 @@ def save(
     names: Sequence[str] | None = None,
     image: Any = None,
     *,
-    preprocess: Display | None = None,
+    preprocess: Preprocess | None = None,
     model_id: str | None = None,
 ) -> Path:
     """Write an explanation of N images into a folder, and give the path of its `explanations.json`.
@@ -84,7 +84,7 @@ class Folder:
         name: str,
         image: Any = None,
         *,
-        preprocess: Display | None = None,
+        preprocess: Preprocess | None = None,
         source: str | None = None,
         example: Any = None,
     ) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Folder:
         entry = describe(answer)
         entry = {"name": name, "source": source, "files": {"panel": f"{stem}.png", "maps": f"{stem}.npz"}, **entry}
         size = getattr(image, "size", None)
-        if isinstance(size, tuple) and hasattr(preprocess, "crop_box"):
+        if preprocess is not None and isinstance(size, tuple) and hasattr(preprocess, "crop_box"):
             entry["photo"] = {"width": size[0], "height": size[1], "shown": list(preprocess.crop_box(size))}
         self.entries.append(entry)
         return entry

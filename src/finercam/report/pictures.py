@@ -47,7 +47,7 @@ def data_uri(picture: Image.Image, side: int | None = None, quality: int = 88) -
 def example_of(name: str, class_id: int, examples: Mapping[Any, Any] | str | os.PathLike[str] | None) -> str | None:
     """A small example picture of a class as a `data:` address, see `example_picture`."""
     found = example_picture(name, class_id, examples)
-    return None if found is None else data_uri(ImageOps.fit(found, (min(found.size),) * 2), THUMBNAIL, 82)
+    return None if found is None else data_uri(ImageOps.fit(found, (THUMBNAIL, THUMBNAIL)), quality=82)
 
 
 def example_picture(

@@ -40,11 +40,12 @@ def panel(
 
     `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the images that were kept.
     `example` is a picture of the closest reference class, or one for each image. A column that the
-    kept evidence cannot answer holds a line that says so. Raises FinerCAMError for pictures that do not fit the explanation.
+    kept evidence cannot answer holds a line that says so. Raises FinerCAMError for pictures that do not fit the
+    explanation.
     """
     photos = shown(answer, image, preprocess)
     examples = [None] * len(answer) if example is None else one_each(example, len(answer))
-    rows = [_panel_row(one, *seen) for one, *seen in zip(answer, photos, examples, strict=True)]
+    rows = [_panel_row(one, photo, seen) for one, photo, seen in zip(answer, photos, examples, strict=True)]
     return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer))
 
 

@@ -63,20 +63,20 @@ def shown_picture(picture: Any, preprocess: Any = None) -> np.ndarray:
 
     Raises FinerCAMError for what is no picture, and for a `preprocess` that is neither.
     """
-    exact = hasattr(preprocess, "inverse") and hasattr(preprocess, "crop_box")
-    if preprocess is not None and not exact and not callable(preprocess):
+    exact = cast(Display, preprocess) if hasattr(preprocess, "inverse") and hasattr(preprocess, "crop_box") else None
+    if preprocess is not None and exact is None and not callable(preprocess):
         raise FinerCAMError(
             f"preprocess={type(preprocess).__name__}: expected a finercam.images.Preprocess, or a transform that takes "
             "a PIL image and gives a tensor (3, H, W)"
         )
     if isinstance(picture, Tensor) and picture.ndim == 3 and picture.shape[0] in (1, 3):
         tensor = picture.detach().float().cpu()
-        return pixels(preprocess.inverse(tensor)) if exact and len(tensor) == 3 else _unit(tensor, preprocess)
+        return pixels(exact.inverse(tensor)) if exact is not None and len(tensor) == 3 else _unit(tensor, preprocess)
     photo = _opened(picture)
     if preprocess is None:
         return photo
-    if exact:
-        x0, y0, x1, y1 = (round(side) for side in preprocess.crop_box((photo.shape[1], photo.shape[0])))
+    if exact is not None:
+        x0, y0, x1, y1 = (round(side) for side in exact.crop_box((photo.shape[1], photo.shape[0])))
         # Pillow's crop pads with black where the box reaches outside, as the preprocessing does
         return np.asarray(Image.fromarray(photo).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))))
     tensor = preprocess(Image.fromarray(photo))
