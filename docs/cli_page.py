@@ -52,7 +52,7 @@ def section(command: Any, name: str, parent: Any) -> Iterator[str]:
 
 def literal(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
-    return re.sub(r"([|<>*_])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([][|<>*_])", r"\\\1", " ".join(text.split()))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,16 @@ from typing import NamedTuple
 SOURCE = Path(__file__).parents[1] / "src" / "finercam"
 LINES = 23_000
 """Lines of Python in the package."""
-LONGEST, USUAL, SHARE = 102, 22, 0.89
-"""Lines of the longest function, and lines that most functions do not exceed."""
-PARAMETERS = 20
+LONGEST, USUAL, SHARE = 60, 22, 0.9
+"""Lines of the longest function, and lines that most functions do not exceed.
+
+Of a command the lines after its signature count: the signature declares one option a line."""
+PARAMETERS = 10
 """Parameters of a function; commands have one for each option."""
+
+
+PUBLIC = ("evaluation/evaluate.py evaluate", "explainer.py __init__")
+"""Keyword-only interfaces with one parameter for each setting of a user."""
 
 
 class Function(NamedTuple):
@@ -24,19 +30,16 @@ class Function(NamedTuple):
 def functions() -> list[Function]:
     found = []
     for file in sorted(SOURCE.rglob("*.py")):
+        name = file.relative_to(SOURCE).as_posix()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                command = name.startswith("commands/") and not node.name.startswith("_")
+                first = node.body[0].lineno if command else node.lineno
                 named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
                 count = sum(argument.arg not in ("self", "cls") for argument in named)
-                place = f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}"
-                found.append(Function(place, (node.end_lineno or 0) - node.lineno + 1, count))
+                lines = (node.end_lineno or 0) - first + 1
+                found.append(Function(f"{name} {node.name}", lines, 0 if command else count))
     return found
-
-
-def is_command(function: Function) -> bool:
-    """Whether a function's parameters are the options of a command."""
-    file, _, name = function.place.partition(" ")
-    return file.startswith("commands/") and not name.startswith("_")
 
 
 FUNCTIONS = functions()
@@ -57,9 +60,9 @@ def test_most_functions_are_short():
 
 
 def test_no_function_but_a_command_has_many_parameters():
-    assert [one for one in FUNCTIONS if one.parameters > PARAMETERS and not is_command(one)] == []
+    assert [one for one in FUNCTIONS if one.parameters > PARAMETERS and one.place not in PUBLIC] == []
 
 
 def test_shipped_code_has_no_mocks():
     found = [file.name for file in SOURCE.rglob("*.py") if "unittest" in file.read_text(encoding="utf-8")]
-    assert set(found) <= {"hub.py"}
+    assert found == []

@@ -78,6 +78,16 @@ class Page:
             "<header><h1>finercam</h1><p>Why this class, and not that one? Click a rival, drag γ, and see what decides.</p>"
             "</header>"
         )
+        self._pick_parts()
+        self.notice = gr.HTML(visible=False, elem_id="notice")
+        self.headline = gr.HTML("<h2>…</h2>", elem_id="headline")
+        with gr.Row(elem_id="work"):
+            self._look_parts()
+            self._ask_parts()
+        self.file = gr.DownloadButton("", visible="hidden", elem_id="save")
+
+    def _pick_parts(self) -> None:
+        """Upload and gallery."""
         with gr.Row(elem_id="pick", equal_height=True):
             self.upload = gr.File(
                 label="Your photo", show_label=False, file_types=["image"], height=100, scale=1, min_width=190,
@@ -88,57 +98,55 @@ class Page:
                 columns=12, rows=1, height=100, allow_preview=False, object_fit="cover", interactive=False, buttons=[],
                 format="png", scale=5, min_width=280, elem_id="gallery", container=False,
             )  # fmt: skip
-        self.notice = gr.HTML(visible=False, elem_id="notice")
-        self.headline = gr.HTML("<h2>…</h2>", elem_id="headline")
-        with gr.Row(elem_id="work"):
-            with gr.Column(scale=7, min_width=320, elem_id="look"):
-                with gr.Row(elem_id="stage"):
-                    self.plain = gr.HTML(elem_id="plain", min_height=200)
-                    self.finer = gr.HTML(elem_id="finer", min_height=200)
-                self.gamma = gr.Slider(
-                    0, 2, 0.6, step=0.05, label="γ", info="strength of the contrast: 0 is the plain map", buttons=[],
-                    elem_id="gamma",
+
+    def _look_parts(self) -> None:
+        """The two maps with γ, view, model and method."""
+        with gr.Column(scale=7, min_width=320, elem_id="look"):
+            with gr.Row(elem_id="stage"):
+                self.plain = gr.HTML(elem_id="plain", min_height=200)
+                self.finer = gr.HTML(elem_id="finer", min_height=200)
+            self.gamma = gr.Slider(
+                0, 2, 0.6, step=0.05, label="γ", info="strength of the contrast: 0 is the plain map", buttons=[],
+                elem_id="gamma",
+            )  # fmt: skip
+            self.view = gr.Radio(
+                [(view.capitalize(), view) for view in VIEWS], value="overlay", show_label=False,
+                label="View", container=False, elem_id="view",
+            )  # fmt: skip
+            self.details = gr.HTML(elem_id="details")
+            with gr.Row(elem_id="which"):
+                self.model = gr.Dropdown(
+                    self.models, value=self.models[0], label="Model", allow_custom_value=self.typed, min_width=200,
+                    info="or type timm/<name>, or a model folder" if self.typed else "the ones offered here",
+                    elem_id="model",
                 )  # fmt: skip
-                self.view = gr.Radio(
-                    [(view.capitalize(), view) for view in VIEWS], value="overlay", show_label=False,
-                    label="View", container=False, elem_id="view",
+                self.method = gr.Dropdown(
+                    _methods(False), value="gradcam", label="Method", info="how evidence becomes a map",
+                    min_width=200, elem_id="method",
                 )  # fmt: skip
-                self.details = gr.HTML(elem_id="details")
-                with gr.Row(elem_id="which"):
-                    self.model = gr.Dropdown(
-                        self.models, value=self.models[0], label="Model", allow_custom_value=self.typed, min_width=200,
-                        info="or type timm/<name>, or a model folder" if self.typed else "the ones offered here",
-                        elem_id="model",
-                    )  # fmt: skip
-                    self.method = gr.Dropdown(
-                        _methods(False), value="gradcam", label="Method", info="how evidence becomes a map",
-                        min_width=200, elem_id="method",
-                    )  # fmt: skip
-            with gr.Column(scale=5, min_width=300, elem_id="ask"):
-                self.texts = gr.Textbox(
-                    TEXTS, label="Look for", info="texts separated by commas; the first is held against the last",
-                    visible=False, submit_btn="Look", max_length=2000, elem_id="texts",
-                )  # fmt: skip
-                self.target = gr.Dropdown([], label="Why", filterable=True, elem_id="target")
-                self.rivals = gr.CheckboxGroup([], label="and not", elem_id="rivals")
-                self.other = gr.Dropdown(
-                    [], value=None, label="and not another class", filterable=True, elem_id="other"
+
+    def _ask_parts(self) -> None:
+        """The question: target, rivals, how rivals are picked, and the files to take along."""
+        with gr.Column(scale=5, min_width=300, elem_id="ask"):
+            self.texts = gr.Textbox(
+                TEXTS, label="Look for", info="texts separated by commas; the first is held against the last",
+                visible=False, submit_btn="Look", max_length=2000, elem_id="texts",
+            )  # fmt: skip
+            self.target = gr.Dropdown([], label="Why", filterable=True, elem_id="target")
+            self.rivals = gr.CheckboxGroup([], label="and not", elem_id="rivals")
+            self.other = gr.Dropdown([], value=None, label="and not another class", filterable=True, elem_id="other")
+            self.reverse = gr.Button("⇄ Ask the reverse question", size="md", elem_id="reverse")
+            with gr.Accordion("How rivals are picked", open=False, elem_id="settings"), gr.Row():
+                self.strategy = gr.Dropdown(
+                    list(STRATEGIES), value="predicted", label="References", min_width=110, elem_id="strategy"
                 )
-                self.reverse = gr.Button("⇄ Ask the reverse question", size="md", elem_id="reverse")
-                with gr.Accordion("How rivals are picked", open=False, elem_id="settings"), gr.Row():
-                    self.strategy = gr.Dropdown(
-                        list(STRATEGIES), value="predicted", label="References", min_width=110, elem_id="strategy"
-                    )
-                    self.count = gr.Dropdown(
-                        [1, 2, 3, 4, 5], value=1, label="How many", min_width=90, elem_id="count"
-                    )
-                    self.weights = gr.Dropdown(
-                        ["mean", "probability", "orthogonal"], value="mean", label="Weights", min_width=110,
-                        elem_id="weights",
-                    )  # fmt: skip
-                with gr.Row(elem_id="files"):
-                    self.buttons = {kind: gr.Button(kind, size="sm", min_width=90) for kind in KINDS}
-        self.file = gr.DownloadButton("", visible="hidden", elem_id="save")
+                self.count = gr.Dropdown([1, 2, 3, 4, 5], value=1, label="How many", min_width=90, elem_id="count")
+                self.weights = gr.Dropdown(
+                    ["mean", "probability", "orthogonal"], value="mean", label="Weights", min_width=110,
+                    elem_id="weights",
+                )  # fmt: skip
+            with gr.Row(elem_id="files"):
+                self.buttons = {kind: gr.Button(kind, size="sm", min_width=90) for kind in KINDS}
 
     def _shown(self, result: Result, view: str) -> Update:
         """All that depends on the answer."""

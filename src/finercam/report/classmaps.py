@@ -24,8 +24,6 @@ ASKED = "asked"
 DEFAULT_BATCH_SIZE = 1 << 20
 """Numbers that a rule is given at once; more would not stay in a processor's cache."""
 
-Pairs = list[tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class Question:

@@ -76,7 +76,7 @@ def write_report(
     'report.html'
     """
     try:
-        import jinja2
+        import jinja2  # noqa: F401
     except ModuleNotFoundError:
         raise FinerCAMError("the live report needs jinja2: pip install 'finercam[report]'") from None
     if not 1 <= rivals <= 40:
@@ -84,20 +84,25 @@ def write_report(
     several = [answers] if isinstance(answers, Explanation) else answers
     given = {"names": names, "images": images, "labels": labels}
     pages = _Pages(given, preprocess, examples, rivals, methods)
+    return _write(_rendered(pages, several, literal(title)), Path(file))
+
+
+def _rendered(pages: _Pages, answers: Iterable[Explanation], title: str) -> Iterator[str]:
+    """The HTML in parts, so that a page of many images is never in memory as a whole."""
+    import jinja2
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_asset("page.html.j2"))
     style = _asset("style.css")
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
-    parts = template.generate(
-        title=literal(title),
+    return environment.from_string(_asset("page.html.j2")).generate(
+        title=title,
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        pages=(_json(page) for page in pages.of(several)),
-        index=lambda: _json(pages.index(literal(title))),
+        pages=(_json(page) for page in pages.of(answers)),
+        index=lambda: _json(pages.index(title)),
     )
-    return _write(parts, Path(file))
 
 
 @dataclass

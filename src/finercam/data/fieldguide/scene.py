@@ -1,7 +1,7 @@
-"""Everything about a picture that is not the species: pose, light, habitat, perch, leaves in front, noise.
+"""Everything about a picture except the species: pose, light, habitat, perch, leaves in front, noise.
 
-A scene is drawn from `(seed, index)` alone and in units of the frame, so that it can be painted at any size, and
-again with another species in it.
+A scene depends on `(seed, index)` only and is given in units of the frame. It can therefore be painted at any size,
+and again with another species in it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from math import cos, hypot, pi, sin
 import numpy as np
 
 from .shapes import enlarge, spline
-from .species import COLOURS, SPECIES, Genus, discriminative_parts
+from .species import COLOURS, SPECIES, Genus, discriminative_parts, siblings
 
 __all__ = ["BACKDROP", "Growth", "Scene", "anchors", "draw_scene", "label_of"]
 
 BACKDROP = 32
 """Rows and columns of the out-of-focus backdrop; painting enlarges it smoothly."""
 
+Pose = tuple[tuple[float, float], float, float, bool]
+"""Feet in units of the frame, scale, angle in radians, and whether the bird is mirrored."""
+
 EXTENT = (-1.30, 1.02, -1.80, 0.08)
-"""The box `(x0, x1, y0, y1)` in body units that holds every bird: what must fit in the frame."""
+"""The box `(x0, x1, y0, y1)` in body units that contains every bird and must fit into the frame."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,22 @@ class Growth:
     end: tuple[float, float, float]
     colour: np.ndarray
     blur: float = 0.0
-    """Width of the edge in frame units: what grows close to the camera is out of focus."""
+    """Width of the edge in frame units; plants close to the camera are out of focus."""
 
 
 @dataclass(frozen=True)
 class Scene:
     label: int
-    """The species that sits here by right; any other can be painted in its place."""
+    """The species of the picture; any other can be painted in its place."""
     feet: tuple[float, float]
     scale: float
     """Frame units per body unit."""
     angle: float
     flip: bool
     nod: float
-    """How far the head is turned about its centre, radians."""
+    """Turn of the head about its centre in radians."""
     swing: float
-    """How far the tail is turned about its base, radians."""
+    """Turn of the tail about its base in radians."""
     backdrop: np.ndarray
     """`(3, 32, 32)` out-of-focus surroundings."""
     perch: str
@@ -62,9 +65,9 @@ class Scene:
     dapple: np.ndarray
     """`(4, 4)` knots of the light's unevenness."""
     sun: tuple[float, float]
-    """Where the light comes from, in the frame: it shades the bird."""
+    """Direction of the light in the frame; it shades the bird."""
     noise: float
-    """Standard deviation of the sensor's noise, of 1."""
+    """Standard deviation of the sensor's noise; full brightness is 1."""
     noise_seed: int
 
 
@@ -105,7 +108,7 @@ def rgb(colour: tuple[int, int, int] | str) -> np.ndarray:
 
 
 def anchors(genus: Genus) -> dict[str, tuple[float, float]]:
-    """Where each part sits on an unposed bird of the genus, in body units."""
+    """The position of each part on a bird of the genus without a pose, in body units."""
     plan = genus.plan
     (hx, hy, r), (bx, by, br) = plan.head, plan.breast
     (sx, sy, _), (wx, wy, _) = plan.shoulder, plan.wing_tip
@@ -125,8 +128,8 @@ def anchors(genus: Genus) -> dict[str, tuple[float, float]]:
     }
 
 
-def _pose(rng: np.random.Generator) -> tuple[tuple[float, float], float, float, bool]:
-    """Feet, scale, angle and flip, such that the whole of `EXTENT` lies in the frame."""
+def _pose(rng: np.random.Generator) -> Pose:
+    """A random pose for which the whole of `EXTENT` lies in the frame."""
     flip = bool(rng.random() < 0.5)
     angle = float(np.clip(rng.normal(0, 0.14), -0.3, 0.3))
     x0, x1, y0, y1 = EXTENT
@@ -138,16 +141,16 @@ def _pose(rng: np.random.Generator) -> tuple[tuple[float, float], float, float, 
     ]
     left, right = min(x for x, _ in corners), max(x for x, _ in corners)
     top, bottom = min(y for _, y in corners), max(y for _, y in corners)
-    # The corners of the box are empty, so a turned bird may have a little more room than its box would.
+    # The corners of the box are empty, so a turned bird may be slightly larger than its box.
     scale = min(float(rng.uniform(0.30, 0.39)), 1.02 / (right - left), 1.02 / (bottom - top))
     x = -left * scale + float(rng.random()) * (1 - (right - left) * scale)
     y = -top * scale + float(rng.random()) * (1 - (bottom - top) * scale)
     return (x, y), scale, angle, flip
 
 
-def to_frame(scene_pose: tuple[tuple[float, float], float, float, bool], x: float, y: float) -> tuple[float, float]:
+def to_frame(pose: Pose, x: float, y: float) -> tuple[float, float]:
     """A point in body units, in units of the frame."""
-    (fx, fy), scale, angle, flip = scene_pose
+    (fx, fy), scale, angle, flip = pose
     u, v = x * cos(angle) - y * sin(angle), x * sin(angle) + y * cos(angle)
     return fx + (-u if flip else u) * scale, fy + v * scale
 
@@ -187,7 +190,7 @@ def _border(rng: np.random.Generator) -> tuple[float, float, float]:
 def _sprig(
     rng: np.random.Generator, x: float, y: float, turn: float, leafage: str, blur: float = 0.0
 ) -> list[Growth]:
-    """A twig that sets out from a point, with leaves on either side and, at times, berries in birds' colours."""
+    """A twig from a point, with leaves on both sides and sometimes berries in colours of birds."""
     colours = [rgb(colour) for colour in LEAVES[leafage]]
     length = float(rng.uniform(0.12, 0.34))
     dx, dy = length * cos(turn), length * sin(turn)
@@ -214,7 +217,7 @@ def _sprig(
 
 
 def _clear(leaf: Growth, points: list[tuple[float, float]], radius: float) -> bool:
-    """Whether a growth keeps off the points: the marks by which a bird is told from its kin must stay visible."""
+    """Whether a growth leaves all points free: discriminative parts must stay visible."""
     (x0, y0, r0), (x1, y1, r1) = leaf.start, leaf.end
     dx, dy = x1 - x0, y1 - y0
     reach = radius + max(r0, r1)
@@ -225,35 +228,26 @@ def _clear(leaf: Growth, points: list[tuple[float, float]], radius: float) -> bo
     return True
 
 
-def draw_scene(seed: int, index: int) -> Scene:
-    """The scene of picture `index` of `seed`: a pure function of the two.
-
-    >>> draw_scene(0, 5).feet == draw_scene(0, 5).feet
-    True
-    """
-    label = label_of(seed, index)
-    rng = np.random.default_rng((seed, index))
-    feet, scale, angle, flip = pose = _pose(rng)
-    habitat = list(HABITATS)[int(rng.integers(len(HABITATS)))]
-    _, _, _, perches, leafage = HABITATS[habitat]
-    perch = perches[int(rng.integers(len(perches)))]
-    perch_turn = float(rng.normal(0, 0.22)) if perch != "stem" else float(rng.choice((-1, 1)) * rng.uniform(0.8, 1.3))
-    bark = rgb({"branch": (112, 90, 70), "stem": LEAVES[leafage][2], "stone": (138, 134, 128)}[perch])
-
+def _growths_behind(
+    rng: np.random.Generator, feet: tuple[float, float], perch: str, perch_turn: float, leafage: str
+) -> tuple[Growth, ...]:
+    """Up to three sprigs behind the bird: on a branch they grow out of it, otherwise most reach in from outside."""
     behind: list[Growth] = []
     for _ in range(int(rng.integers(0, 4))):
         x, y, turn = (float(value) for value in rng.uniform((-0.1, -0.1, 0), (1.1, 1.1, 2 * pi)))
-        if perch == "branch":  # it grows out of the branch
+        if perch == "branch":
             along = float(rng.uniform(-0.7, 0.7))
             x, y = feet[0] + along * cos(perch_turn), feet[1] + 0.02 + along * sin(perch_turn)
-        elif rng.random() < 0.7:  # it reaches in from outside
+        elif rng.random() < 0.7:
             x, y, turn = _border(rng)
         behind += _sprig(rng, x, y, turn, leafage)
+    return tuple(behind)
 
-    genus = SPECIES[label].genus
-    discriminative = {
-        p for d in range(len(SPECIES)) if SPECIES[d].genus is genus for p in discriminative_parts(label, d)
-    }
+
+def _growths_before(rng: np.random.Generator, pose: Pose, label: int, leafage: str) -> tuple[Growth, ...]:
+    """Up to three sprigs or blades in front of the bird that do not hide a discriminative part of its genus."""
+    scale, genus = pose[1], SPECIES[label].genus
+    discriminative = {part for d in siblings(label) for part in discriminative_parts(label, d)}
     places = anchors(genus)
     keep = [to_frame(pose, *places[part]) for part in sorted(discriminative)]
     before: list[Growth] = []
@@ -267,7 +261,26 @@ def draw_scene(seed: int, index: int) -> Scene:
             sprig = _sprig(rng, *_border(rng), leafage, blur)
         if _clear(sprig[0], keep, 0.16 * scale):
             before += [growth for growth in sprig if _clear(growth, keep, 0.2 * scale + 0.5 * blur)]
+    return tuple(before)
 
+
+def draw_scene(seed: int, index: int) -> Scene:
+    """The scene of picture `index`; it depends on `seed` and `index` only.
+
+    >>> draw_scene(0, 5).feet == draw_scene(0, 5).feet
+    True
+    """
+    label = label_of(seed, index)
+    rng = np.random.default_rng((seed, index))
+    feet, scale, angle, flip = pose = _pose(rng)
+    habitat = list(HABITATS)[int(rng.integers(len(HABITATS)))]
+    _, _, _, perches, leafage = HABITATS[habitat]
+    perch = perches[int(rng.integers(len(perches)))]
+    perch_turn = float(rng.normal(0, 0.22)) if perch != "stem" else float(rng.choice((-1, 1)) * rng.uniform(0.8, 1.3))
+    bark = rgb({"branch": (112, 90, 70), "stem": LEAVES[leafage][2], "stone": (138, 134, 128)}[perch])
+
+    behind = _growths_behind(rng, feet, perch, perch_turn, leafage)
+    before = _growths_before(rng, pose, label, leafage)
     warmth = float(rng.normal(0, 0.05))
     gain = float(rng.uniform(0.82, 1.12))
     sun = float(rng.uniform(-2.6, -0.5))
@@ -284,8 +297,8 @@ def draw_scene(seed: int, index: int) -> Scene:
         perch_turn=perch_turn,
         perch_width=float(rng.uniform(0.022, 0.038)),
         perch_colour=bark * float(rng.uniform(0.75, 1.2)),
-        behind=tuple(behind),
-        before=tuple(before),
+        behind=behind,
+        before=before,
         light=np.array([1 + warmth, 1, 1 - warmth], np.float32) * gain,
         dapple=rng.normal(1, 0.10, (4, 4)).astype(np.float32),
         sun=(cos(sun), sin(sun)),
