@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from finercam.errors import FinerCAMError
+
+if TYPE_CHECKING:
+    from finercam.models import LoadedModel
 
 __all__ = ["demo"]
 
@@ -29,9 +33,7 @@ def demo(
     import torch
 
     from finercam.commands.console import print_table
-    from finercam.commands.evaluate import print_lines
     from finercam.data.fieldguide import Fieldguide, discriminative_parts
-    from finercam.evaluation import evaluate
     from finercam.explainer import FinerCAM
     from finercam.export.folder import Folder
     from finercam.metrics import energy
@@ -68,19 +70,7 @@ def demo(
     columns = ["picture", "species", "probability", "and not", "they differ in", "plain map", "finer map"]
     print_table(columns, rows, right=["probability", "plain map", "finer map"])
 
-    typer.echo(
-        f"\nMeasured on {evaluated} other pictures (▲ better and ▼ worse than the plain map, with the 95 % interval on one side of zero):\n"
-    )
-    lines = evaluate(
-        Fieldguide(evaluated, seed=SEED + 1),
-        loaded,
-        out / "evaluation",
-        ["gradcam", "layercam"],
-        ["paper", "pair"],
-        ["contrastive", "rd"],
-        redo=True,
-    )
-    print_lines(lines, COLUMNS)
+    _measure(loaded, evaluated, out)
     typer.echo("")
     typer.echo(f"panels and maps: {out}/bird-*.png, {out}/bird-*.npz")
     typer.echo(f"tables: {out / 'evaluation' / 'summary.md'}")
@@ -95,3 +85,24 @@ def demo(
         title=title,
     )
     typer.echo(f"open this page: {page.resolve()}")
+
+
+def _measure(loaded: LoadedModel, count: int, out: Path) -> None:
+    """Print how the maps of other pictures compare with the plain map."""
+    from finercam.commands.evaluate import print_lines
+    from finercam.data.fieldguide import Fieldguide
+    from finercam.evaluation import evaluate
+
+    typer.echo(
+        f"\nMeasured on {count} other pictures (▲ better and ▼ worse than the plain map, with the 95 % interval on one side of zero):\n"
+    )
+    lines = evaluate(
+        Fieldguide(count, seed=SEED + 1),
+        loaded,
+        out / "evaluation",
+        ["gradcam", "layercam"],
+        ["paper", "pair"],
+        ["contrastive", "rd"],
+        redo=True,
+    )
+    print_lines(lines, COLUMNS)
