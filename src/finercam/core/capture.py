@@ -121,9 +121,7 @@ def capture(
     def keep(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             if name in kept:
-                raise FinerCAMError(
-                    f"layer {name!r} runs more than once in a forward pass; name a layer that runs once"
-                )
+                raise FinerCAMError(f"layer {name!r} runs more than once in a forward pass; name one that runs once")
             activation = _tensor_of(output, name)
             torch.set_grad_enabled(True)  # the model may hold its backbone under no_grad; the tail needs a graph
             if not kept or not activation.requires_grad:  # nothing before the first layer needs a graph
@@ -145,6 +143,7 @@ def capture(
             else:
                 stack.callback(module.register_forward_hook(keep(name)).remove)
         if relevance:
+            _refuse_script(model)
             stack.enter_context(RelevanceRules())
         read = stack.enter_context((readout or Readout()).reading())
         logits = read(_call(model, images))
