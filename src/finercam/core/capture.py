@@ -148,14 +148,19 @@ def capture(
         read = stack.enter_context((readout or Readout()).reading())
         logits = read(_call(model, images))
 
-    for name, _ in layers:
+    _check_reached([name for name, _ in layers], kept, logits)
+    kept = {name: kept[name] if (after := after_relu(copies.get(name))) is None else after for name in kept}
+    return Capture(tuple(name for name, _ in layers), tuple(kept[name] for name, _ in layers), logits)
+
+
+def _check_reached(names: Sequence[str], kept: Mapping[str, Tensor], logits: Tensor) -> None:
+    """Every layer must have run, and the logits must depend on the layers."""
+    for name in names:
         if name not in kept:
             raise FinerCAMError(f"layer {name!r} did not run in the forward pass; name a layer that does")
-    kept = {name: kept[name] if (after := after_relu(copies.get(name))) is None else after for name in kept}
     if not logits.requires_grad:
-        names = ", ".join(repr(name) for name, _ in layers)
-        raise FinerCAMError(f"layer {names}: the logits do not depend on it; choose a layer on the way to them")
-    return Capture(tuple(name for name, _ in layers), tuple(kept[name] for name, _ in layers), logits)
+        listed = ", ".join(repr(name) for name in names)
+        raise FinerCAMError(f"layer {listed}: the logits do not depend on it; choose a layer on the way to them")
 
 
 def run_model(model: nn.Module, images: Any, readout: Readout | None = None) -> Tensor:
