@@ -117,11 +117,17 @@ def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
 
 
 def test_readme(tmp_path, monkeypatch):
+    """Its code and its commands run as written, in order, in one folder."""
     monkeypatch.chdir(tmp_path)
     start, own = (block for _, block in code("README.md"))
     exec(start, {})
     given = {"model": small_resnet(num_classes=3), "names": ["wren", "robin", "finch"], "images": noise(2, 64)}
     exec(own, {"FinerCAM": FinerCAM, "torch": torch, **given})
+    for words in commands("README.md"):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"{shlex.join(words)}\n{done.output}"
+    assert (tmp_path / "out" / "page.html").exists() and (tmp_path / "out" / "evaluate" / "summary.md").exists()
+    assert len(PAGES["README.md"].read_text(encoding="utf-8").splitlines()) <= 100
 
 
 @pytest.mark.slow
@@ -182,8 +188,8 @@ def test_zeroshot(run_page, small):
 def commands(page: str) -> list[list[str]]:
     """The `finercam` command lines of a page's shell blocks, as words."""
     text = PAGES[page].read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:sh|bash|console|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(block for language, block in blocks if language in ("sh", "bash", "console", "")).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True)[1:] for line in map(undecorated, lines) if line.startswith("finercam ")]
 
 
