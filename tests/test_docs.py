@@ -189,7 +189,11 @@ def commands(page: str) -> list[list[str]]:
     """The `finercam` command lines of a page's shell blocks, as words."""
     text = PAGES[page].read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = "\n".join(block for language, block in blocks if language in ("sh", "bash", "console", "")).replace("\\\n", " ").splitlines()
+    lines = (
+        "\n".join(block for language, block in blocks if language in ("sh", "bash", "console", ""))
+        .replace("\\\n", " ")
+        .splitlines()
+    )
     return [shlex.split(line, comments=True)[1:] for line in map(undecorated, lines) if line.startswith("finercam ")]
 
 

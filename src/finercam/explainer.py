@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finercam.classifier import Classifier
+from finercam.core.capture import run_model
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, Keep, checked_keep, directions
 from finercam.core.grid import Layout
@@ -196,6 +198,12 @@ class FinerCAM:
     def head_rows(self, num_classes: int) -> Tensor | None:
         """Weight rows `(K, D)` of the linear head, or None without one."""
         return self.classifier.head_rows(num_classes)
+
+    def logits(self, images: Tensor, samples: Sequence[int] | None = None) -> Tensor:
+        """The model's logits `(N, K)` of images, without a graph; `samples` are their places in a call."""
+        samples = range(len(images)) if samples is None else samples
+        readout = self.classifier.readout
+        return torch.cat([run_model(self.model, images[at], readout.at(samples[at])) for at in self._batches(images)])
 
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> FinerCAM:
         """An explainer of the same model with other settings; what is None stays as it was."""

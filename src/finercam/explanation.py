@@ -27,6 +27,7 @@ from finercam.text import literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from finercam.certificate import Certificate
     from finercam.images import Preprocess
 
 __all__ = ["Backend", "Explanation"]
@@ -57,6 +58,10 @@ class Backend(Protocol):
         samples: Sequence[int] | None = None,
     ) -> Explanation:
         """Answer a question whose classes are resolved, with a new run of the model."""
+        ...
+
+    def logits(self, images: Tensor, samples: Sequence[int] | None = None) -> Tensor:
+        """The model's logits `(N, K)` of other images, without a graph."""
         ...
 
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> Backend:
@@ -199,7 +204,7 @@ class Explanation:
                 "or with keep_images=True to let ask() run the model"
             )
         assert self.images is not None
-        return self._require_backend().answer(self.images, question, contrast, references, self.samples or None)
+        return self.require_backend().answer(self.images, question, contrast, references, self.samples or None)
 
     def _chosen(self, target: Any, against: Any) -> tuple[Tensor, References]:
         """Target and references of a further question; those of this answer where neither changes."""
@@ -211,7 +216,7 @@ class Explanation:
         bound = question.bind(len(self), num_classes, self.class_names)
         if against is None and bound.target is not None and torch.equal(bound.target, self.target):
             return self.target, own
-        contrast, references = bound.resolve(self.seen[0][1].logits, self._require_backend().head_rows(num_classes))
+        contrast, references = bound.resolve(self.seen[0][1].logits, self.require_backend().head_rows(num_classes))
         return contrast.target, references
 
     def sweep(self, gammas: Sequence[float] = SWEEP) -> Tensor:
@@ -235,6 +240,12 @@ class Explanation:
         plain, full = self.ask(gamma=0.0).signed, self.ask(gamma=1.0).signed
         signed = plain - strengths.to(plain)[:, None, None, None] * (plain - full)
         return positive(upsample(signed.flatten(0, 1), self.image_size)).unflatten(0, signed.shape[:2])
+
+    def verify(self, share: float = 0.05) -> Certificate:
+        """What the margin becomes without the lit share of the pixels; see `finercam.certificate.certify`."""
+        from finercam.certificate import certify
+
+        return certify(self, share)
 
     def plot(self, image: Any = None, example: Any = None, *, preprocess: Preprocess | None = None) -> Figure:
         """The panel as a matplotlib figure: photo, plain, finer, finer against the closest class, signed difference.
@@ -311,7 +322,8 @@ class Explanation:
     def _target_probabilities(self) -> list[float]:
         return self.probabilities.cpu().gather(1, self.target[:, None]).flatten().tolist()
 
-    def _require_backend(self) -> Backend:
+    def require_backend(self) -> Backend:
+        """What can run the model for this explanation; raises FinerCAMError where nothing can."""
         if self.backend is None:
             raise FinerCAMError(
                 "this explanation was read from a file and cannot pick new classes; explain the images again"

@@ -130,6 +130,9 @@ class StoredBackend:
     ) -> Explanation:
         raise NotKept("a run has no model to ask; explain the images again")
 
+    def logits(self, images: Tensor, samples: Sequence[int] | None = None) -> Tensor:
+        raise NotKept("a run has no model to run; explain the images again")
+
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> StoredBackend:
         return self
 
