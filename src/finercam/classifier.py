@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from finercam.core.capture import guest
 from finercam.core.grid import Layout, find_layout
@@ -43,7 +44,7 @@ class Classifier:
             raise FinerCAMError(
                 "model is a torch.jit.ScriptModule, which takes no hooks; give the nn.Module it was made of"
             )
-        lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedTensorMixin)]
+        lazy = [name for name, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
         if lazy:
             raise FinerCAMError(
                 f"the model's {lazy[0]} has no shape yet; run the model once on an image, then explain it"

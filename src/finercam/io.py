@@ -98,7 +98,8 @@ def weights_hash(model: nn.Module) -> str:
             continue
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         if value.numel():
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            found.update(flat.numpy().tobytes())
     return found.hexdigest()
 
 

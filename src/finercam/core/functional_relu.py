@@ -30,7 +30,7 @@ class Watched(Tensor):
             kwargs["inplace"] = False  # the layer's own output stays as it was
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-            if relu:
+            if first is not None and relu:
                 first.uses.append(result)
                 return result.clone()  # what follows may write in place
         if _holds_tensor(result):

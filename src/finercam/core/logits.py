@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,8 @@ class Readout:
             return cls()
         if not callable(scores):
             raise FinerCAMError(f"scores={scores!r}: expected a function of the model's output, as lambda output: …")
-        return cls(scores, takes_samples=_positional(scores) >= 3)
+        function = cast(Scores, scores)
+        return cls(function, takes_samples=_positional(function) >= 3)
 
     def at(self, samples: Sequence[int], view: View = IDENTITY) -> Readout:
         """The same for certain images of a call, under a view."""

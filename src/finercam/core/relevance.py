@@ -91,7 +91,7 @@ class _LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         scale, weight = ctx.saved_tensors
         gradient = gradient if weight is None else gradient * weight
         gradient = gradient - gradient.mean(ctx.axes, keepdim=True)
