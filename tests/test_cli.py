@@ -121,7 +121,12 @@ class TestExplain:
 
     def test_size_gives_finer_maps(self, model, photos, tmp_path):
         for size in (32, 64):
-            assert run("explain", photos / "a.png", "-m", model, "-o", tmp_path, "--size", size).exit_code == 0
+            assert (
+                run(
+                    "explain", photos / "a.png", "-m", model, "-o", tmp_path, "--size", size, "--preset", "fast"
+                ).exit_code
+                == 0
+            )
             assert index(tmp_path)[0]["map_size"] == [size // 4, size // 4]
 
     def test_layers_fusion_and_smoothing_reach_the_explainer(self, model, photos, tmp_path):

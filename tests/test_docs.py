@@ -98,14 +98,14 @@ def small(monkeypatch):
 
 
 def test_every_page_with_code_is_run():
-    run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md"}
+    run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md"}
     run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
     for page, file in RUN_ELSEWHERE.items():
         assert f'run_page("{page}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md"])
+@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md"])
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run_page(page)
@@ -319,7 +319,7 @@ MISTAKES: list[Callable[[], Any]] = [
     lambda: FinerCAM(cnn())((IMAGES * 255).byte()),
     lambda: FinerCAM(cnn())(IMAGES[0]),
     lambda: FinerCAM(Then(lambda y, x: (y, x.mul_(2))[0]))(IMAGES),
-    lambda: FinerCAM(cnn(), keep_images=False)(IMAGES, target=0, against=1).ask(against=2),
+    lambda: FinerCAM(cnn(), keep="references", keep_images=False)(IMAGES, target=0, against=1).ask(against=2),
     lambda: FinerCAM(cnn(), keep_images=False)(IMAGES).plot(),
 ]
 

@@ -15,6 +15,7 @@ from finercam.core.grid import Layout, find_layout
 from finercam.core.head import find_head, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
 from finercam.core.logits import Readout, Scores, ending
+from finercam.core.stages import Stages, find_stages, stage_count
 from finercam.core.tokens import TOKENS, find_token_layers
 from finercam.core.views import IDENTITY, View
 from finercam.errors import FinerCAMError
@@ -59,6 +60,7 @@ class Classifier:
         self.layout = layout
         self.link = "softmax"
         self.num_classes: int | None = None
+        self._stages: Stages | None = None
         self._layers: tuple[tuple[str, nn.Module], ...] | None = None
         self._head: tuple[int, nn.Module | None] | None = None
         self._averages: bool | None = None
@@ -110,6 +112,12 @@ class Classifier:
         self.num_classes = source.logits.shape[1]
         return self._with_averaging_head(source)
 
+    def stages(self, images: Tensor) -> Stages:
+        """One target layer of each resolution of the model; the first call runs it on one of the images."""
+        if self._stages is None:
+            self._stages = find_stages(self.model, self._usual_layer(images), images)
+        return self._stages
+
     def head_rows(self, num_classes: int) -> Tensor | None:
         """Weight rows `(K, D)` of the linear head as they are now, or None without one."""
         head = self._linear_head(num_classes)
@@ -156,13 +164,23 @@ class Classifier:
         self.readout = replace(self.readout, before_probabilities=True)
         self.link = "sigmoid" if last == "sigmoid" else "softmax"
 
+    def _usual_layer(self, images: Tensor) -> tuple[str, nn.Module]:
+        return resolve_layers(self.model, None, images, scores=self._first_scores)[0]
+
+    @property
+    def _first_scores(self) -> Scores | None:
+        """What `scores=` makes of the first sample, for the runs that look for layers."""
+        return None if self.readout.scores is None else self.readout.at([0]).read
+
     def _found_layers(self, images: Tensor) -> tuple[tuple[str, nn.Module], ...]:
         if self._layers is None:
-            scores = None if self.readout.scores is None else self.readout.at([0]).read
-            wanted = None if self.layer == TOKENS else self.layer
-            layers = tuple(resolve_layers(self.model, wanted, images, scores=scores))
-            if self.layer == TOKENS:
-                layers = find_token_layers(self.model, layers[0], images)
+            count = stage_count(self.layer)
+            if count is not None:
+                layers = self.stages(images).coarsest(count)
+            elif self.layer == TOKENS:
+                layers = find_token_layers(self.model, self._usual_layer(images), images)
+            else:
+                layers = tuple(resolve_layers(self.model, self.layer, images, scores=self._first_scores))
             if len({module for _, module in layers}) < len(layers):
                 raise FinerCAMError(f"layers {[name for name, _ in layers]} name a layer twice; name each once")
             self._layers = layers

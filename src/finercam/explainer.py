@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -17,22 +17,19 @@ from finercam.core.evidence import Evidence, Keep, checked_keep, directions
 from finercam.core.grid import Layout
 from finercam.core.layers import LayerSpec
 from finercam.core.logits import Scores
+from finercam.core.presets import Recipe, checked_preset
 from finercam.core.references import References
-from finercam.core.views import IDENTITY, View, views
-from finercam.errors import FinerCAMError, suggest
+from finercam.core.stages import stage_count
+from finercam.core.views import IDENTITY, LARGER, View, views
+from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation, checked_link, joined
 from finercam.methods import Method
 from finercam.methods.source import Source
 from finercam.names import in_order
 from finercam.question import Question
 
-__all__ = ["PRESETS", "FinerCAM"]
+__all__ = ["FinerCAM"]
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "measured": {"gamma": 0.6, "references": "predicted", "num_references": 1, "weights": "mean"},
-    "paper": {"gamma": 0.6, "references": "similar", "num_references": 3, "weights": "mean"},
-}
-"""Values for what a caller does not give: the best of the measured ones (docs/evaluation.md), and those of the paper."""
 DEFAULT_BATCH_SIZE = {"cpu": 8}
 """Images that run through the model together, by device; on a device that is not listed, all images of a call."""
 CHEAP_REFERENCES = 8
@@ -44,18 +41,20 @@ class FinerCAM:
 
     Args:
         model: any PyTorch classifier of images; it is left exactly as it was.
-        method: base method, see `finercam.methods.names()`.
-        gamma: strength of the contrast; 0 is the plain method, 0.6 the default, 1 weighs both sides alike.
+        method: base method, see `finercam.methods.names()`; None takes the preset's.
+        gamma: strength of the contrast; 0 is the plain method, 1 weighs both sides alike; None takes the preset's.
         references: the strategy that picks the rival classes when a call names none in `against`: "predicted"
             (highest logits, the default), "similar" (rows of the linear head), "nearest" (nearest logits), "all", or
             "confused".
         num_references: how many rivals the strategy picks, T, by default 1; capped at the classes there are.
         weights: how several rivals are weighted: "mean" (the default), "probability", "orthogonal" or "released".
-        layer: target layer: None to find it, a module, a dotted name, or a list of either.
+        layer: target layer: None to find it, a module, a dotted name, a list of either, or "stages" for one layer of each
+            of the three coarsest resolutions ("stages:2" for two).
         scores: picks the logits `(N, K)` out of what the model returns; needed where the model returns several tensors.
         class_names: names in the order of the logits, or by id; classes can then be named in questions and answers.
-        fusion: "mean" or "product" of the maps of several layers.
-        smooth: "flip", "scale" or both: the mean over mirrored and scaled views of the image.
+        fusion: "mean", "product", "geometric" or "weighted", of the maps of several layers.
+        smooth: "flip", "scale", "larger" or several: the mean over mirrored, scaled and larger (1.5 times) views of the
+            image; the question, the probabilities and the classes are always those of the image itself.
         keep: which later questions can be answered without running the model: "question" (this one only; the
             cheapest), "contrast" (any gamma), "closest" (also the first rival alone), "references" (also any of the
             rivals alone), a number of top classes, or class ids. None takes "references" where that is nearly free
@@ -69,8 +68,9 @@ class FinerCAM:
         link: what makes probabilities of the logits in everything that is shown: "softmax", "sigmoid" (several
             classes at once) or "none" (similarities, regression); None takes "softmax", or "sigmoid" where the model ends
             in one.
-        preset: which values gamma, references, num_references and weights have when they are not given: "measured",
-            or "paper" for Finer-CAM's three similar classes.
+        preset: what is used where nothing else is given: "fast" (the price of a prediction), "fine" (two), "finest"
+            (seven), "measured" (Grad-CAM at the last layer) or "paper" (Finer-CAM's three similar classes). None is
+            "fine", or "measured" where method, layer, fusion or smooth is given. See docs/fine.md.
 
     Example, with a model of two classes:
         >>> import torch
@@ -86,7 +86,7 @@ class FinerCAM:
     def __init__(
         self,
         model: nn.Module,
-        method: str | Method = "gradcam",
+        method: str | Method | None = None,
         *,
         gamma: float | None = None,
         references: str | None = None,
@@ -95,7 +95,7 @@ class FinerCAM:
         layer: LayerSpec | Sequence[LayerSpec] | None = None,
         scores: Scores | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
-        fusion: str = "mean",
+        fusion: str | None = None,
         smooth: str | tuple[str, ...] | None = None,
         keep: Keep | None = None,
         keep_images: bool = True,
@@ -103,23 +103,17 @@ class FinerCAM:
         layout: Layout | None = None,
         batch_size: int | None = None,
         link: str | None = None,
-        preset: str = "measured",
+        preset: str | None = None,
     ) -> None:
-        if not isinstance(preset, str) or preset not in PRESETS:
-            raise FinerCAMError(
-                f"preset={preset!r}: expected one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}"
-            )
+        made = {"method": method, "layer": layer, "fusion": fusion, "smooth": smooth}
+        self.preset = checked_preset(preset, said=any(value is not None for value in made.values()))
+        asked = {"gamma": gamma, "references": references, "num_references": num_references, "weights": weights}
+        self._given = {name: value for name, value in {**made, **asked, "keep": keep}.items() if value is not None}
         self.classifier = Classifier(model, layer, scores, layout)
-        given = {"gamma": gamma, "references": references, "num_references": num_references, "weights": weights}
-        chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
-        self.question = Question.make(method, fusion=fusion, confusion=confusion, **chosen)
-        if len(self.question.gamma) != 1:
-            raise FinerCAMError(
-                f"{len(self.question.gamma)} values of gamma; give one here, or one an image in a call"
-            )
+        self.confusion = confusion
+        self._use(self.preset.maps)
+        self._settled = not self.preset.needs_family
         self.class_names = in_order(class_names)
-        self.views = views(smooth)
-        self.keep = None if keep is None else checked_keep(keep)
         self.keep_images = keep_images
         if batch_size is not None and (
             isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
@@ -157,9 +151,12 @@ class FinerCAM:
 
         Raises FinerCAMError for images, classes or layers that cannot be used.
         """
-        question = self.question.changed(target=target, against=against, gamma=gamma, weights=weights, method=method)
+        given = {"target": target, "against": against, "gamma": gamma, "weights": weights, "method": method}
+        question = self.question.changed(**given)
         images = self.classifier.prepared(images)
         bound = question.bind(len(images), self._num_classes(), self.class_names)
+        self._settle(images)
+        question = self.question.changed(**given)
         parts = []
         for at in self._batches(images):
             source = self.capture(images[at], at.start, question.method)
@@ -192,6 +189,7 @@ class FinerCAM:
 
     def capture(self, images: Tensor, first: int = 0, method: Method | None = None) -> Source:
         """Run the model once, for a method, on images `(N, 3, H, W)`: a call's samples from `first` on."""
+        self._settle(images)
         relevance = (method or self.question.method).relevance
         return self.classifier.capture(images, range(first, first + len(images)), relevance=relevance)
 
@@ -208,6 +206,9 @@ class FinerCAM:
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> FinerCAM:
         """An explainer of the same model with other settings; what is None stays as it was."""
         other = copy.copy(self)
+        own = {field.name for field in fields(Recipe)} | set(self.preset.question)
+        given = {name: value for name, value in question.items() if value is not None and name in own}
+        other._given = {**self._given, **given}
         other.question = self.question.changed(**question)
         other.keep = self.keep if keep is None else checked_keep(keep)
         return other
@@ -229,11 +230,14 @@ class FinerCAM:
     def _explain_batch(
         self, source: Source, question: Question, contrast: Contrast, references: References
     ) -> Explanation:
+        question = self._with_usable_fusion(question, len(source.layers))
         logits = source.logits.cpu().double()
         kept = directions(logits, contrast, self._keep(source, contrast))
         seen: list[tuple[View, Evidence]] = []
         for view in self.views:  # one after another, so that only one graph is alive
             of_view = self._seen_under(view, source)
+            if of_view is None:
+                continue
             evidence = question.method.gather(of_view, contrast, kept)
             # Every view answers the question about the image itself, whose logits weight the references.
             seen.append((view, replace(evidence, logits=logits)))
@@ -253,10 +257,49 @@ class FinerCAM:
         _check_finite(answer)
         return answer
 
-    def _seen_under(self, view: View, source: Source) -> Source:
+    def _seen_under(self, view: View, source: Source) -> Source | None:
+        """A run on a view; None, from now on, for a larger one that only the preset wants and the model cannot take."""
         if view == IDENTITY:
             return source
-        return self.classifier.capture(view.apply(source.images), source.readout.samples, view, source.relevance)
+        try:
+            return self.classifier.capture(view.apply(source.images), source.readout.samples, view, source.relevance)
+        except FinerCAMError:
+            if "smooth" in self._given or view.scale < LARGER:
+                raise
+            self.views = tuple(one for one in self.views if one != view)
+            return None
+
+    def _use(self, recipe: Recipe) -> None:
+        """Take the recipe's values, and the preset's for the question, for all that was not given."""
+        own = {name: value for name, value in self._given.items() if name in {field.name for field in fields(Recipe)}}
+        recipe = replace(recipe, **own)
+        chosen = {name: self._given.get(name, value) for name, value in self.preset.question.items()}
+        self.question = Question.make(recipe.method, fusion=recipe.fusion, confusion=self.confusion, **chosen)
+        if len(self.question.gamma) != 1:
+            raise FinerCAMError(
+                f"{len(self.question.gamma)} values of gamma; give one here, or one an image in a call"
+            )
+        self.classifier.layer = recipe.layer
+        self.views = views(recipe.smooth)
+        self.keep = None if recipe.keep is None else checked_keep(recipe.keep)
+
+    def _settle(self, images: Tensor) -> None:
+        """Look once whether the model reads tokens of one grid, where the preset has another recipe for these."""
+        if not self._settled:
+            if self.classifier.stages(images).tokens:
+                self._use(self.preset.tokens)
+            self._settled = True
+
+    def _with_usable_fusion(self, question: Question, count: int) -> Question:
+        """The question; a fusion that was meant for several stages is none where a model has one."""
+        if count > 1 or question.fusion == "mean":
+            return question
+        if "fusion" in self._given and stage_count(self.classifier.layer) is None:
+            raise FinerCAMError(
+                f"fusion={question.fusion!r} joins the maps of several layers, and there is one: give layer='stages' or "
+                "a list of layers"
+            )
+        return question.changed(fusion="mean")
 
     def _joined(self, images: Tensor, parts: list[Explanation]) -> Explanation:
         return replace(joined(parts), images=images if self.keep_images else None)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, Keep, NotKept, joined_evidence
-from finercam.core.maps import peak, positive, signed_map, upsample
+from finercam.core.fuse import signed_map
+from finercam.core.maps import peak, positive, upsample
 from finercam.core.references import NONE, References, pad_and_concat
-from finercam.core.views import View
+from finercam.core.views import View, average
 from finercam.errors import FinerCAMError
 from finercam.methods import Method
 from finercam.names import label
@@ -183,6 +184,10 @@ class Explanation:
         """
         strength = checked_gammas(self.gamma if gamma is None else gamma, len(self))
         question = self.question.changed(weights=weights, method=method, fusion=fusion)
+        if fusion is not None and question.fusion != "mean" and len(self.layers) == 1:
+            raise FinerCAMError(
+                f"fusion={fusion!r} joins the maps of several layers, and this answer has one: {self.layers[0]!r}"
+            )
         chosen, references = self._chosen(target, against)
         contrast = Contrast(chosen, references.ids, strength, question.weights)
         if question.method.shares_evidence(self.question.method):
@@ -235,6 +240,12 @@ class Explanation:
         if len(gammas) == 0:
             raise FinerCAMError("gammas is empty; give at least one strength")
         strengths = checked_gammas(list(gammas), len(gammas))
+        one_kept = self.seen[0][1].directions.shape[1] == 1 and self.references.shape[1] > 0
+        if one_kept and self.images is not None:  # one more run serves all strengths
+            own = References(self.references, self.similarity, self.strategy)
+            backend = self.require_backend().with_settings(keep="contrast")
+            answer = backend.answer(self.images, self.question, self.contrast, own, self.samples or None)
+            return answer.sweep(gammas)
         if not self.question.method.linear or len(self.layers) > 1:
             return torch.stack([self.ask(gamma=float(gamma)).maps for gamma in strengths])
         plain, full = self.ask(gamma=0.0).signed, self.ask(gamma=1.0).signed
@@ -316,8 +327,11 @@ class Explanation:
         ]
         shown = "; ".join(questions[:4]) + ("; …" if len(questions) > 4 else "")
         where = ", ".join(self.layers)
+        if len(self.layers) > 1:
+            where = f"the {self.question.fusion} of {where}"
+        views = "" if len(self.seen) < 2 else f", {len(self.seen)} views"
         gammas = self.gamma.tolist()[:4]
-        return literal(f"<Explanation of {len(self)} by {self.method} at {where}, gamma {gammas}: {shown}>")
+        return literal(f"<Explanation of {len(self)} by {self.method} at {where}, gamma {gammas}{views}: {shown}>")
 
     def _target_probabilities(self) -> list[float]:
         return self.probabilities.cpu().gather(1, self.target[:, None]).flatten().tolist()
@@ -361,9 +375,6 @@ def checked_link(link: Any) -> str:
 
 
 def _signed(seen: Seen, contrast: Contrast, question: Question) -> Tensor:
-    """The signed map of the image itself, or the mean over its views, each brought back to the first one's grid."""
+    """The signed map of the image itself, or the mean over its views, each brought to one grid."""
     maps = [signed_map(evidence, contrast, question.method.rule, question.fusion) for _, evidence in seen]
-    if len(maps) == 1:
-        return maps[0]
-    size = (maps[0].shape[1], maps[0].shape[2])
-    return torch.stack([view.undo(of_view, size) for (view, _), of_view in zip(seen, maps, strict=True)]).mean(0)
+    return average(maps, [view for view, _ in seen], fused=len(seen[0][1].activations) > 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finercam.core import references as strategies
 from finercam.core.contrast import Contrast, checked_weights
-from finercam.core.maps import checked_fusion
+from finercam.core.fuse import checked_fusion
 from finercam.core.references import NONE, STRATEGIES, References
 from finercam.errors import FinerCAMError, suggest
 from finercam.methods import Method

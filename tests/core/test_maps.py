@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from finercam import FinerCAMError
-from finercam.core.maps import fuse, peak, positive, upsample
+from finercam.core.fuse import fuse
+from finercam.core.maps import peak, positive, upsample
 
 
 def test_a_constant_positive_map_is_one_everywhere_and_no_evidence_is_zero():

@@ -23,7 +23,7 @@ from finercam.images import Preprocess
 def answer():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
-    explain = FinerCAM(model, class_names=["wren", "<b>robin</b>", "finch 🐦", "owl"])
+    explain = FinerCAM(model, class_names=["wren", "<b>robin</b>", "finch 🐦", "owl"], preset="measured")
     return explain(torch.rand(2, 3, 12, 16), against=[["owl", "finch 🐦"], ["<b>robin</b>"]], target="wren")
 
 

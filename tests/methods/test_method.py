@@ -69,7 +69,7 @@ def test_a_method_object_needs_no_registration(toys, pictures):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"), [("gradcan", "Did you mean 'gradcam'"), (None, "None"), (["gradcam"], "gradcam")]
+    ("wrong", "says"), [("gradcan", "Did you mean 'gradcam'"), (0, "method 0"), (["gradcam"], "gradcam")]
 )
 def test_an_unknown_method_is_refused_in_one_line(toys, wrong, says):
     with pytest.raises(FinerCAMError) as caught:

@@ -24,6 +24,7 @@ from finercam import FinerCAM
 from finercam.core.grid import Layout, find_layout
 from finercam.core.head import linear_head
 from finercam.core.layers import resolve_layers
+from finercam.core.stages import find_stages
 
 NCHW, NHWC, TOKENS = "nchw", "nhwc", "tokens"
 
@@ -389,6 +390,60 @@ def test_a_functional_relu_after_the_layer_belongs_to_it() -> None:
             contrast = torch.einsum("nchw,c->nhw", read, row)
         for ours, true in zip(answer.signed, contrast, strict=True):
             assert float(torch.corrcoef(torch.stack([ours.flatten(), true.flatten()]))[0, 1]) >= 0.999
+
+
+STAGES = {
+    "timm-resnet": ["layer1", "layer2", "layer3", "layer4"],
+    "timm-mobilenetv2-same": ["blocks.2.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1", "bn2"],
+    "timm-efficientnet": ["blocks.2.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1", "bn2"],
+    "timm-swin": ["layers.0", "layers.1", "norm"],
+    "timm-hybrid": ["patch_embed.backbone.norm", "patch_embed.backbone", "blocks.1.norm1"],
+    "hf-convnext": [f"convnext.encoder.stages.{stage}.downsampling_layer.0" for stage in (1, 2, 3)]
+    + ["convnext.encoder.stages.3"],
+    "clip-resnet": ["tower.layer1", "tower.layer2", "tower.layer3", "tower.layer4"],
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_that_is_known_of_an_image_passes_each_stage(case: Case) -> None:
+    model = build(case)
+    images = torch.randn(2, 3, *case.size, generator=torch.Generator().manual_seed(1))
+    (last,) = resolve_layers(model, None, images)
+    stages = find_stages(model, last, images)
+    layers = stages.coarsest(4)
+    assert layers[-1] == last
+    many_grids = ("hf-pvt", "timm-xcit")  # pyramids, and a stem of convolutions
+    assert stages.tokens == ((case in ATTENTION and case.name not in many_grids) or case.name == "timm-mixer")
+    assert len(layers) > 1 or case in ATTENTION or case.name == "timm-mixer"
+    if case.name in STAGES:
+        assert [name for name, _ in layers] == STAGES[case.name]
+    cells = [math.prod(grid_of(model, layer, images)) for _, layer in layers]
+    assert cells == sorted(set(cells), reverse=True)
+    for _, layer in layers[:-1]:
+        logits, _ = run_with_constant(model, layer, images)
+        torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
+
+
+def grid_of(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[int, int]:
+    _, activation = run_with_constant(model, layer, images)
+    return find_layout(activation.shape, images.shape, model, layer=layer).grid
+
+
+def run_with_constant(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits where the layer gives the same for each image, and what it gives."""
+    seen: list[Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        tensor = output[0] if isinstance(output, tuple) else output
+        seen.append(tensor)
+        constant = torch.full_like(tensor, 0.1)
+        return (constant, *output[1:]) if isinstance(output, tuple) else constant
+
+    handle = layer.register_forward_hook(hook)
+    with torch.no_grad():
+        output = model(images)
+    handle.remove()
+    return output if isinstance(output, Tensor) else output.logits, seen[0]
 
 
 def test_there_are_enough_architectures() -> None:

@@ -19,7 +19,7 @@ NAMES = ["wren", "robin", "finch", "heron", "swift"]
 
 def fresh(loaded, folder, paths, **options):
     images = torch.stack([loaded.preprocess(read_image(folder / path)) for path in paths])
-    return FinerCAM(loaded.model, class_names=loaded.class_names, **options)(images)
+    return FinerCAM(loaded.model, class_names=loaded.class_names, **{"preset": "measured", **options})(images)
 
 
 @pytest.mark.parametrize(

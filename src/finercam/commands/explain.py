@@ -35,8 +35,10 @@ def explain(
     model: str = typer.Option(..., "--model", "-m", help="What to explain; 'finercam models' tells the forms."),
     target: str = typer.Option(None, help="Class to explain, by name or id; else each image's prediction."),
     against: list[str] = typer.Option(None, help="Class to hold it against, by name or id; may be repeated."),
-    gamma: float = typer.Option(None, help="Strength of the contrast; 0 is the plain method. [default: 0.6]"),
-    method: str = typer.Option("gradcam", help="Base method; 'finercam methods' lists them."),
+    gamma: float = typer.Option(
+        None, help="Strength of the contrast; 0 is the plain method. [default: the preset's]"
+    ),
+    method: str = typer.Option(None, help="Base method; 'finercam methods' lists them. [default: the preset's]"),
     references: str = typer.Option(
         None, help="How rivals are picked: predicted, similar, nearest or all. [default: predicted]"
     ),
@@ -44,10 +46,14 @@ def explain(
     weights: str = typer.Option(
         None, help="How rivals count: mean, probability, orthogonal, released. [default: mean]"
     ),
-    preset: str = typer.Option("measured", help="Where those are not given: measured, or paper (3 similar classes)."),
-    layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
-    fusion: str = typer.Option("mean", help="How the maps of several layers are joined: mean or product."),
-    smooth: list[str] = typer.Option(None, help="Average over views: flip or scale; may be repeated."),
+    preset: str = typer.Option(
+        None, help="How to explain where nothing else is said: fast, fine, finest, measured, paper. [default: fine]"
+    ),
+    layer: list[str] = typer.Option(None, help="Target layer, by its dotted name, or stages; may be repeated."),
+    fusion: str = typer.Option(
+        None, help="How the maps of several layers are joined: mean, product, geometric or weighted."
+    ),
+    smooth: list[str] = typer.Option(None, help="Average over views: flip, scale or larger; may be repeated."),
     size: int = typer.Option(
         None, min=16, help="Input size in pixels, e.g. 448 for finer maps than the model's own."
     ),
@@ -85,7 +91,8 @@ def explain(
         preset=preset,
     )
     question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}
-    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples)
+    usual = None if size is None else load(model, device, None).preprocess
+    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples, usual)
     job.run(files)
     if job.rows:
         columns = ["image", "prediction", "probability", "target", "references (similarity)"]
@@ -124,6 +131,8 @@ class Job:
     page: bool = False
     """Hold on to the answers, for a page of them all."""
     examples: Path | None = None
+    usual: Preprocess | None = None
+    """The model's own preprocessing, where pictures are given at another size: the prediction may change."""
     rows: list[tuple[str, ...]] = field(default_factory=list)
     answers: list[Explanation] = field(default_factory=list)
     failures: int = 0
@@ -189,7 +198,30 @@ class Job:
                 for photo in batch:
                     yield from self._outcomes([photo])
             return
-        yield from zip(batch, answer, strict=True)
+        for photo, one in zip(batch, answer, strict=True):
+            self._warn_of_size(photo, one)
+            yield photo, one
+
+    def _warn_of_size(self, photo: Photo, answer: Explanation) -> None:
+        """Say where the prediction is another one than at the model's own size."""
+        if self.usual is None:
+            return
+        from finercam.commands.console import complain
+        from finercam.names import label
+        from finercam.text import percent
+
+        images = self.explainer.classifier.prepared(self.usual(photo.image)[None])
+        logits = self.explainer.capture(images).logits[0].cpu()
+        own, here = int(logits.argmax()), int(answer.logits[0].argmax())
+        if own != here:
+            told = [
+                f"{label(which, answer.class_names)} ({percent(float(of.softmax(0)[which]))})"
+                for which, of in ((here, answer.logits[0].cpu().float()), (own, logits.float()))
+            ]
+            complain(
+                f"{photo.path}: at this --size the prediction is {told[0]}, at the model's own {told[1]}; --preset finest "
+                "looks closer and keeps the question"
+            )
 
     def _save(self, photo: Photo, answer: Explanation) -> None:
         self.folder.add(

@@ -27,10 +27,12 @@ def run(
         ..., "--out", "-o", help="Folder for rows/*.parquet and manifest.json, or an s3:// address."
     ),
     model: str = typer.Option(..., "--model", "-m", help="The model; 'finercam models' lists the forms."),
-    method: str = typer.Option("gradcam", help="The method; 'finercam methods' lists them."),
+    method: str = typer.Option(None, help="The method; 'finercam methods' lists them. [default: the preset's]"),
     target: str = typer.Option("prediction", help="Class to explain: prediction, label, or one class by name or id."),
     against: list[str] = typer.Option(None, help="Rival class, by name or id; may be repeated."),
-    gamma: float = typer.Option(None, help="Strength of the contrast; 0 is the plain method. [default: 0.6]"),
+    gamma: float = typer.Option(
+        None, help="Strength of the contrast; 0 is the plain method. [default: the preset's]"
+    ),
     gammas: str = typer.Option(
         None, help="For methods that are not linear: further values of gamma to keep, for example 0.3,0.9."
     ),
@@ -39,14 +41,12 @@ def run(
     ),
     num_references: int = typer.Option(None, min=1, help="How many rival classes are picked. [default: 1]"),
     weights: str = typer.Option(None, help="How several rivals are weighted: mean or probability. [default: mean]"),
-    preset: str = typer.Option(
-        "measured", help="Defaults of the options above: measured, or paper (3 similar classes)."
-    ),
+    preset: str = typer.Option("measured", help="Where nothing else is said: fast, fine, measured or paper."),
     keep: int = typer.Option(
         0, min=0, help="Also keep the maps of this many of the most probable classes, for later questions."
     ),
-    layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
-    fusion: str = typer.Option("mean", help="How the maps of several layers are combined: mean or product."),
+    layer: list[str] = typer.Option(None, help="Target layer, by its dotted name, or stages; may be repeated."),
+    fusion: str = typer.Option(None, help="Of several layers: mean, product, geometric or weighted."),
     size: int = typer.Option(None, min=16, help="Input size in pixels, instead of the model's own."),
     top: int = typer.Option(5, min=1, help="How many predictions a row lists."),
     split: str = typer.Option(None, help="Split of the dataset, if it has several."),

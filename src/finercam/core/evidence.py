@@ -46,6 +46,8 @@ class Evidence:
     gradients: tuple[Tensor, ...]
     baseline: Tensor | None = None
     target: Tensor | None = None
+    has_channels: bool = True
+    """Whether channels are kept; without, activations are ones `(N, 1, h, w)` and gradients are maps of one class."""
 
     def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
         """For each layer `(activations, gradients)` under the question, `(N, C, h, w)` each, float32 or better."""
@@ -54,6 +56,8 @@ class Evidence:
                 f"evidence for targets {self.target.tolist()} was asked about {contrast.target.tolist()}, and this "
                 "method gathers it for one target: explain again with that target, or with keep_images=True"
             )
+        if contrast.weights == "orthogonal" and not self.has_channels:
+            raise NotKept("weights='orthogonal' compare channels, and only maps were kept: use method='hirescam'")
         if contrast.weights == "orthogonal":
             coefficients = [self._orthogonal(contrast, gradient) for gradient in self.gradients]
         else:
@@ -77,6 +81,7 @@ class Evidence:
             tuple(gradient[at] for gradient in self.gradients),
             None if self.baseline is None else self.baseline[at],
             None if self.target is None else self.target[at],
+            self.has_channels,
         )
 
     def coefficients(self, direction: Tensor) -> Tensor:
@@ -137,6 +142,7 @@ def joined_evidence(parts: Sequence[Evidence]) -> Evidence:
         tuple(_joined_gradients([part.gradients[layer] for part in parts], count) for layer in whole),
         None if baseline[0] is None else torch.cat(baseline),
         None if target[0] is None else torch.cat(target),
+        parts[0].has_channels,
     )
 
 

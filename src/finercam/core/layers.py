@@ -18,7 +18,7 @@ from finercam.core.grid import Layout, find_layout, tensors_of
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 
-__all__ = ["resolve_layers", "unwrap"]
+__all__ = ["is_no_op", "resolve_layers", "unwrap"]
 
 LayerSpec = str | nn.Module
 Run = Callable[[], object]
@@ -264,7 +264,7 @@ def _attention_input(visits: list[_Visit]) -> _Visit | None:
         target = normed.get(attention.name)
         if target is None and not any(_nested(attention.name, name) for name in normed):
             # A post-norm block normalises after its attention, which reads the previous block's output.
-            earlier = [v for v in visits if v.ended < attention.started and not _is_no_op(v.module)]
+            earlier = [v for v in visits if v.ended < attention.started and not is_no_op(v.module)]
             target = next((v for v in reversed(earlier) if v.is_map), None)
         if target is not None and target.layout and target.layout.kind.startswith("tokens") and target.is_map:
             targets.append(target)
@@ -311,12 +311,13 @@ def _is_dull(visit: _Visit | None) -> bool:
     """Whether the output comes straight from pooling, or the module does nothing."""
     if visit is None:
         return False
-    if _is_no_op(visit.module) or (_is_pooling(visit.module) and not _has_parameters(visit.module)):
+    if is_no_op(visit.module) or (_is_pooling(visit.module) and not _has_parameters(visit.module)):
         return True
-    return visit.same_as is not None and not _is_no_op(visit.same_as.module) and _is_dull(visit.same_as)
+    return visit.same_as is not None and not is_no_op(visit.same_as.module) and _is_dull(visit.same_as)
 
 
-def _is_no_op(module: nn.Module) -> bool:
+def is_no_op(module: nn.Module) -> bool:
+    """Whether a module passes on what it is given, as far as evaluation goes."""
     return _named_like(module, "identity", "dropout", "droppath", "patchdrop", "permute", "rearrange")
 
 

@@ -1,55 +1,12 @@
-"""From evidence to pictures' numbers: signed maps, their fusion over layers, scaling and upsampling."""
+"""The numbers of a picture: scaling and upsampling of maps."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam.core.contrast import Contrast
-from finercam.core.evidence import Evidence
-from finercam.errors import FinerCAMError
-
-__all__ = ["FUSIONS", "checked_fusion", "fuse", "peak", "positive", "signed_map", "upsample"]
-
-FUSIONS = ("mean", "product")
-
-
-def signed_map(
-    evidence: Evidence, contrast: Contrast, rule: Callable[[Tensor, Tensor], Tensor], fusion: str
-) -> Tensor:
-    """The map before the ReLU, `(N, h, w)`: the rule's own numbers for one layer, a fusion in [-1, 1] for several."""
-    with torch.autocast(evidence.activations[0].device.type, enabled=False):  # half precision is for the model
-        return fuse([rule(*of_layer) for of_layer in evidence.contrasted(contrast)], fusion)
-
-
-def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
-    """Fuse signed maps `(N, h_l, w_l)` of several layers on the finest of their grids.
-
-    Each is first divided by its largest magnitude. "mean" averages; "product" multiplies what all layers agree
-    speaks for the target, and takes away the product of what they agree speaks against it (after RefineCAM, 2026).
-
-    >>> fuse([torch.tensor([[[2.0, -1.0]]]), torch.tensor([[[1.0, 1.0]]])], "product")
-    tensor([[[1., 0.]]])
-    """
-    checked_fusion(fusion)
-    if len(signed) == 1:
-        return signed[0]
-    finest = max(((s.shape[1], s.shape[2]) for s in signed), key=lambda size: size[0] * size[1])
-    scaled = torch.stack([upsample(s / peak(s.abs()), finest) for s in signed])
-    if fusion == "mean":
-        return scaled.mean(0)
-    return scaled.clamp(min=0).prod(0) - (-scaled).clamp(min=0).prod(0)
-
-
-def checked_fusion(fusion: Any) -> str:
-    """The name of a fusion, as it was given; raises FinerCAMError for another one."""
-    if not isinstance(fusion, str) or fusion not in FUSIONS:
-        raise FinerCAMError(f"fusion={fusion!r}: expected one of {', '.join(FUSIONS)}")
-    return fusion
+__all__ = ["peak", "positive", "upsample"]
 
 
 def positive(signed: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam.core.maps import upsample
+from finercam.core.maps import peak, upsample
 from finercam.errors import FinerCAMError
 
-__all__ = ["IDENTITY", "View", "views"]
+__all__ = ["IDENTITY", "LARGER", "View", "average", "views"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,27 @@ class View:
 
 
 IDENTITY = View()
+SMOOTHINGS = ("flip", "scale", "larger")
+LARGER = 1.5
+"""Scale of the larger view: its maps have 2.25 times the places, and it costs 2.25 runs of the image itself."""
+
+
+def average(maps: Sequence[Tensor], seen: Sequence[View], fused: bool) -> Tensor:
+    """The mean of the views' signed maps `(N, h_v, w_v)`, on the grid of the image itself, or of the largest view.
+
+    Maps that were fused from several layers have no common scale, and each is divided by its largest magnitude.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    finest = max(range(len(seen)), key=lambda at: (seen[at].scale if seen[at].scale >= LARGER else 0.0, -at))
+    size = (maps[finest].shape[1], maps[finest].shape[2])
+    scaled = [of_view / peak(of_view.abs()) for of_view in maps] if fused else maps
+    return torch.stack([view.undo(of_view, size) for view, of_view in zip(seen, scaled, strict=True)]).mean(0)
 
 
 def views(smooth: str | tuple[str, ...] | None) -> tuple[View, ...]:
-    """The views that `smooth` asks for, the image itself first: "flip", "scale" (0.875 and 1.125), or both.
+    """The views that `smooth` asks for, the image itself first: "flip", "scale" (0.875 and 1.125), "larger" (1.5),
+    or several of them.
 
     >>> views("flip")
     (View(flip=False, scale=1.0), View(flip=True, scale=1.0))
@@ -46,8 +65,8 @@ def views(smooth: str | tuple[str, ...] | None) -> tuple[View, ...]:
     """
     asked = smooth if isinstance(smooth, (tuple, list)) else () if smooth is None else (smooth,)
     for name in asked:
-        if not isinstance(name, str) or name not in ("flip", "scale"):
-            raise FinerCAMError(f"smooth={smooth!r}: expected 'flip', 'scale' or both")
-    scales = (1.0, 0.875, 1.125) if "scale" in asked else (1.0,)
+        if not isinstance(name, str) or name not in SMOOTHINGS:
+            raise FinerCAMError(f"smooth={smooth!r}: expected 'flip', 'scale', 'larger' or several of them")
+    scales = (1.0, *((0.875, 1.125) if "scale" in asked else ()), *((LARGER,) if "larger" in asked else ()))
     flips = (False, True) if "flip" in asked else (False,)
     return tuple(View(flip, scale) for scale in scales for flip in flips)

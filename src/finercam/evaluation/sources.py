@@ -11,7 +11,8 @@ from torch import Tensor
 
 from finercam import metrics
 from finercam.core.contrast import contrast_terms, one_hot
-from finercam.core.maps import signed_map, upsample
+from finercam.core.fuse import signed_map
+from finercam.core.maps import upsample
 from finercam.core.references import NONE
 from finercam.data.batches import Batch
 from finercam.errors import FinerCAMError

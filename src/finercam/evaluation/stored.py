@@ -12,7 +12,8 @@ from torch import Tensor
 from finercam.core.capture import run_model
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import NotKept
-from finercam.core.maps import signed_map, upsample
+from finercam.core.fuse import signed_map
+from finercam.core.maps import upsample
 from finercam.core.references import NONE
 from finercam.data.batches import Batch
 from finercam.data.sample import ImageDataset

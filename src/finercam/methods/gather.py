@@ -11,13 +11,15 @@ from torch import Tensor
 from finercam.core.capture import INPUT, exchanged, run_model
 from finercam.core.contrast import Contrast, one_hot
 from finercam.core.evidence import Evidence
-from finercam.core.pixels import pixel_evidence
+from finercam.core.pixels import gaussian, pixel_evidence
 from finercam.errors import FinerCAMError
 from finercam.methods.fold import folded
 from finercam.methods.source import Source
 
-__all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "relevance", "top_channel_scores"]
+__all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "relevance", "shares", "top_channel_scores"]
 
+SMOOTHING = 0.015
+"""Standard deviation of the Gaussian over fine maps, as a share of the shorter side: chosen by docs/fine.md."""
 BATCH = {"cpu": 4}
 """How many masked images or ablated variants run at once; more would not stay in a processor's cache."""
 
@@ -38,6 +40,26 @@ def _evidence(source: Source, directions: Tensor) -> Evidence:
         if name == INPUT:
             activations[at], found[at] = pixel_evidence(activations[at], found[at])
     return Evidence(source.logits.cpu().double(), directions, tuple(activations), tuple(found))
+
+
+def shares(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
+    """HiResCAM's map of each kept direction in place of channels, since fine layers have millions of numbers.
+
+    Activations are ones `(N, 1, h, w)`, gradients the maps `(N, M, 1, h, w)`, lightly smoothed; both steps are linear,
+    so the contrast may come after them. Weights of references that compare channels ("orthogonal") are not possible.
+    """
+    if contrast.weights == "orthogonal":
+        raise FinerCAMError("weights='orthogonal' compare channels, which this method does not keep; use 'hirescam'")
+    maps = tuple(_smoothed(of_layer) for of_layer in source.under(relevance=False).shares(directions))
+    ones = tuple(torch.ones_like(of_layer[:, :1]) for of_layer in maps)
+    found = tuple(of_layer[:, :, None] for of_layer in maps)
+    return Evidence(source.logits.cpu().double(), directions, ones, found, has_channels=False)
+
+
+def _smoothed(maps: Tensor) -> Tensor:
+    """Gaussian blur of `(N, M, h, w)` by SMOOTHING of the shorter side; coarse grids are left as they are."""
+    sigma = SMOOTHING * min(maps.shape[-2:])
+    return maps if sigma < 0.25 else gaussian(maps, sigma)
 
 
 def channel_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:

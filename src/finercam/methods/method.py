@@ -172,3 +172,12 @@ register(
     declared_linear=True,
     summary="Gradient times activation with attention, gates and scales held constant (after AttnLRP).",
 )
+register(
+    "finecam",
+    rules.hirescam,
+    gather=gather.shares,
+    label="Fine HiResCAM",
+    broadcasts=True,
+    declared_linear=True,
+    summary="HiResCAM made for each class by itself and smoothed by 1.5 % of the side, for several layers at once.",
+)

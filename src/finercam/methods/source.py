@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from finercam.core.capture import INPUT, Capture, capture
 from finercam.core.grid import Layout
 from finercam.core.logits import Readout
+from finercam.core.pixels import BASELINE, gaussian
 from finercam.errors import FinerCAMError
 
 __all__ = ["Source"]
@@ -95,6 +96,25 @@ class Source:
                     "choose an earlier layer, or leave layer= out to find one"
                 )
 
+    def shares(self, directions: Tensor) -> tuple[Tensor, ...]:
+        """For each layer gradient times activation summed over channels, of M directions: `(N, M, h, w)`.
+
+        One direction after another, so that the gradients of one alone are in memory.
+        """
+        activations = tuple(_wide(activation) for activation in self.activations)
+        maps: list[list[Tensor]] = []
+        with torch.autocast(self.logits.device.type, enabled=False), torch.no_grad():
+            if self.averaged is not None:
+                (alpha,) = self.gradients(directions)
+                return (torch.einsum("nmc,nchw->nmhw", alpha[..., 0, 0].to(activations[0]), activations[0]),)
+            for at in range(directions.shape[1]):
+                (raw,) = self.run.gradients(directions[:, at : at + 1], retain=at + 1 < directions.shape[1])
+                found = self.to_maps(raw)
+                self._check_patches_reach_the_logits([raw], [found])
+                layers = zip(self.layers, activations, found, strict=True)
+                maps.append([_share(name == INPUT, a, _wide(gradient)) for (name, _), a, gradient in layers])
+        return tuple(torch.stack(of_layer, 1) for of_layer in zip(*maps, strict=True))
+
     def averaging(self, head: tuple[Tensor, Tensor | None] | None) -> Tensor | None:
         """The head's rows if the logits are what it makes of the mean of the one layer's maps, else None."""
         if head is None or len(self.layers) > 1 or self.layouts[0].kind not in ("nchw", "nhwc"):
@@ -123,6 +143,17 @@ class Source:
 
 def _image_layout(images: Tensor) -> Layout:
     return Layout("nchw", (images.shape[-2], images.shape[-1]))
+
+
+def _share(pixels: bool, activation: Tensor, gradient: Tensor) -> Tensor:
+    """What each place adds, `(N, h, w)`; pixels count by their difference from a blurred image."""
+    if pixels:
+        activation = activation - gaussian(activation, BASELINE * min(activation.shape[-2:]))
+    return (activation * gradient).sum(1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _stacked(gradients: tuple[Tensor, ...]) -> Tensor:

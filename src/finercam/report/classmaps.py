@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finercam.core.maps import fuse
+from finercam.core.fuse import fuse
+from finercam.core.views import average
 from finercam.explanation import Explanation
 from finercam.methods import Method
 from finercam.report.classes import Apart
@@ -73,15 +74,16 @@ def grid(
     found = []
     for question in questions:
         of_views = []
-        for at, (view, layers) in enumerate(apart.views):
+        for at, (_, layers) in enumerate(apart.views):
             if isinstance(question.against, str):
                 zero, one = asked[at], full[at]
                 pairs = [(a.cpu(), p.cpu(), (p - q).cpu()) for (a, p), (_, q) in zip(zero, one, strict=True)]
             else:
                 pairs = [(a, *_sides(apart, g, question.target, question.against)) for a, g in layers]
             maps = fuse([_at_gammas(method, *pair, gammas) for pair in pairs], answer.question.fusion)
-            of_views.append(view.undo(maps, (answer.signed.shape[1], answer.signed.shape[2])))
-        found.append(torch.stack(of_views).mean(0).double().numpy())
+            of_views.append(maps)
+        views = [view for view, _ in apart.views]
+        found.append(average(of_views, views, fused=len(apart.shapes) > 1).double().numpy())
     listed = [{"target": q.target, "against": q.against if q.against == ASKED else [q.against]} for q in questions]
     return {
         "kind": "grid",

@@ -157,11 +157,14 @@ function fuse(maps, fusion) {
     const values = map.values.map((value) => value / peak);
     return upsample({ h: map.h, w: map.w, values }, finest.h, finest.w);
   });
+  const means = scaled.map((map) => map.reduce((sum, value) => sum + Math.abs(value), 0) / map.length || 1);
   const values = scaled[0].map((_, i) => {
     const at = scaled.map((map) => map[i]);
     if (fusion === "mean") return at.reduce((a, b) => a + b, 0) / at.length;
+    if (fusion === "weighted") return at.reduce((sum, value, l) => sum + value / means[l], 0) / at.length;
     const forIt = at.reduce((a, b) => a * Math.max(b, 0), 1);
-    return forIt - at.reduce((a, b) => a * Math.max(-b, 0), 1);
+    const product = forIt - at.reduce((a, b) => a * Math.max(-b, 0), 1);
+    return fusion === "product" ? product : Math.sign(product) * Math.abs(product) ** (1 / at.length);
   });
   // the share of its own peak that each layer's rounding is
   const noise = maps.reduce((sum, map) => sum + map.noise / (largest(map.values, Math.abs) || 1), 0);

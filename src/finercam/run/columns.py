@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, directions
-from finercam.core.maps import signed_map
+from finercam.core.fuse import signed_map
 from finercam.core.references import NONE
 from finercam.explainer import FinerCAM
 from finercam.methods import Method

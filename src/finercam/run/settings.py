@@ -45,14 +45,14 @@ class Request:
     finercam.errors.FinerCAMError: batch=0: expected a whole number of at least 1
     """
 
-    method: str = "gradcam"
+    method: str | None = None
     gamma: float | None = None
     references: str | None = None
     num_references: int | None = None
     weights: str | None = None
     preset: str = "measured"
     layer: str | Sequence[str] | None = None
-    fusion: str = "mean"
+    fusion: str | None = None
     gammas: Sequence[float] = ()
     target: Any = "prediction"
     against: Sequence[Any] = ()
@@ -85,10 +85,13 @@ class Request:
         from finercam._version import __version__
 
         explain = self._explainer(loaded)
-        question, names = explain.question, loaded.class_names
+        names = loaded.class_names
         height, width = loaded.preprocess.tensor_size((256, 256))
         with torch.no_grad():
             answer = explain(torch.zeros(1, 3, height, width))
+        question = explain.question  # on tokens, a preset may have another method
+        if len(explain.views) > 1:
+            raise FinerCAMError(f"a run keeps one view, and preset={self.preset!r} has more: use preset='fine'")
         count, gamma = answer.logits.shape[1], float(question.gamma)
         target_id = None if self.target in TARGETS else class_id(self.target, names, count, "target")
         rivals = [class_id(rival, names, count, "reference") for rival in self.against]
@@ -107,7 +110,7 @@ class Request:
             num_references=question.num_references,
             against=tuple(dict.fromkeys(rivals)),
             weights=question.weights,
-            fusion=question.fusion,
+            fusion=answer.question.fusion,
             target="class" if target_id is not None else str(self.target),
             target_id=target_id,
             keep=self.keep,

@@ -180,7 +180,9 @@ def _answer(table: Any, settings: Settings) -> Explanation:
         fixed = None if method.evidence == "gradients" else target
         evidence: Evidence = ClassMaps(logits, directions, ones, tuple(maps), None, fixed)
     else:
-        evidence = StrengthMaps(logits, directions[:, :0], ones, (), None, None, contrast, settings.gammas, maps[0])
+        evidence = StrengthMaps(
+            logits, directions[:, :0], ones, (), question=contrast, gammas=settings.gammas, strengths=maps[0]
+        )
     return Explanation.of(
         contrast,
         References(references, similarity, "explicit" if settings.against else settings.references),
