@@ -156,7 +156,7 @@ EVIDENCE_ARROWS = [
 ]  # fmt: skip
 
 PLACES = {
-    "images": (0, 0), "layers": (0, -1), "references": (0, -2), "capture": (1.7, -0.5), "contrast": (1.7, -2),
+    "images": (0, 0), "layers": (0, -1), "question": (0, -2), "capture": (1.7, -0.5), "contrast": (1.7, -2),
     "evidence": (3.4, -1.2), "methods": (5.1, -1.2), "maps": (6.6, -1.2), "explanation": (8.2, -1.2),
     "view & report & export & app": (10.4, -0.4), "evaluation": (10.8, -1.3), "run": (10.8, -2.2), "metrics": (8.2, -2.3),
     "data": (8.2, -3.0),
