@@ -31,7 +31,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class OneLineErrors(TyperGroup):
-    """What the user can fix is one line on stderr with exit status 2, and never a traceback."""
+    """Prints errors that the user can fix as one line on stderr, with exit status 2 and without a traceback."""
 
     def main(
         self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **options: Any
@@ -99,12 +99,12 @@ for _name, _command in _COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends with SystemExit: 0, 1 (some of the work failed) or 2 (usage)."""
+    """Run the command line. Raises SystemExit: 0, 1 (some of the work failed), 2 (wrong use) or 130 (interrupted)."""
     app(args=arguments, prog_name="finercam")
 
 
 def _without_stdout(status: int) -> int:
-    """The status, after stdout was replaced: the interpreter must not fail once more when it flushes it at its end."""
+    """Replace stdout, so that the interpreter does not fail again when it flushes it at exit; returns the status."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status

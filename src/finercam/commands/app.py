@@ -1,4 +1,4 @@
-"""`finercam app`: the web app, on this machine alone by default."""
+"""`finercam app`: the web app, which only this machine can reach by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def app(
         None, "--photo", help="A photo, folder or pattern to offer; may be repeated. The page opens on the first one."
     ),
 ) -> None:
-    """Open the web app: drop a photo, click a rival, drag γ."""
+    """Start the web app, in which photos, rival classes and γ are chosen."""
     from finercam.app.serve import is_local, serving
     from finercam.commands.pictures import find_pictures
 
@@ -31,5 +31,5 @@ def app(
     with serving(host, port, model or (), photos) as address:
         typer.echo(f"finercam is at {address} (press Ctrl-C to stop)")
         if not is_local(host):
-            typer.echo("Other machines can reach it; their visitors can use the listed models only.")
+            typer.echo("Other machines can reach it; visitors can use only the models listed here.")
         threading.Event().wait()

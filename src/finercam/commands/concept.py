@@ -1,4 +1,4 @@
-"""`finercam concept`: where a model sees what words name, and which traits a classifier's evidence agrees with."""
+"""`finercam concept`: maps of a text in pictures, and which traits a classifier's evidence agrees with."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["concept"]
 
 PICTURES = 12
-"""Pictures that are painted for an audit on Fieldguide species, where none are given."""
+"""How many pictures an audit of Fieldguide species paints if none are given."""
 SHOWN, BEST = 3, 4
 """How many pictures and traits the panel of an audit shows."""
 
 
 def concept(
     images: list[str] = typer.Argument(None, metavar="[IMAGE…]", help="Files, folders or patterns such as 'a/*.jpg'."),
-    text: list[str] = typer.Option(None, help="What to look for, e.g. 'red epaulets'; may be repeated."),
-    against: str = typer.Option("bird", help="The more general word that it is held against."),
+    text: list[str] = typer.Option(None, help="A text to map, e.g. 'red epaulets'; may be repeated."),
+    against: str = typer.Option("bird", help="The more general word that the text is compared with."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for panels and maps, or for an audit's panel."),
     model: str = typer.Option("twotower", "--model", "-m", help="twotower, open_clip/<name>/<pretrained>, hf/<org>/<name> or a folder."),
     method: str = typer.Option("value-attention", help="Base method; 'finercam methods' lists them."),
     gamma: float = typer.Option(0.3, help="Strength of the contrast; 0 is the map of the text alone."),
-    audit: tuple[str, str] = typer.Option(("", ""), show_default=False, metavar="C D", help="Why class C and not D: which texts does a classifier's evidence agree with?"),
-    classifier: str = typer.Option("fieldguide/cnn", help="The classifier that is audited, as for explain --model."),
+    audit: tuple[str, str] = typer.Option(("", ""), show_default=False, metavar="C D", help="Rank texts by how much a classifier's evidence for class C and not D agrees with them."),
+    classifier: str = typer.Option("fieldguide/cnn", help="The classifier to audit, as for explain --model."),
     seed: int = typer.Option(0, min=0, help="Seed of the audit's baseline."),
 ) -> None:  # fmt: skip
-    """Show where a text is seen in a picture, against a general word; or audit a classifier by such maps."""
+    """Show where an image–text model sees a text in a picture, or audit a classifier with such maps."""
     if any(audit):
         _audit(images or [], text or [], against, out, model, method, gamma, audit, classifier, seed)
     else:
@@ -72,12 +72,11 @@ def _show(
             failures += 1
             continue
         answer = explain(pixels, target=texts[0], against=[against])
-        for wanted in texts:
-            asked = answer.ask(target=wanted, against=[against])
-            name = f"{path.stem}-{wanted}"
-            folder.add(asked, name, photo, preprocess=loaded.preprocess, source=str(path))
-            y, d = (float(asked.logits[0, prompts.index(prompt)]) for prompt in (wanted, against))
-            rows.append((path.name, wanted, f"{y:.2f}", against, f"{d:.2f}"))
+        for text in texts:
+            explanation = answer.ask(target=text, against=[against])
+            folder.add(explanation, f"{path.stem}-{text}", photo, preprocess=loaded.preprocess, source=str(path))
+            y, d = (float(answer.logits[0, prompts.index(prompt)]) for prompt in (text, against))
+            rows.append((path.name, text, f"{y:.2f}", against, f"{d:.2f}"))
     if rows:
         print_table(["image", "text", "logit", "against", "logit "], rows, right=["logit", "logit "])
         typer.echo(f"{len(rows)} explained: {folder.finish()}")
@@ -108,14 +107,16 @@ def _audit(
     explain = FinerCAM(loaded.model, gamma=1.0, class_names=loaded.class_names)
     texts = list(dict.fromkeys(texts)) or _fieldguide_traits(pair[0])
     photos = _photos(images, pair[0], seed)
-    seen, read = (torch.stack([one.preprocess(photo) for photo in photos]) for one in (loaded, words))
-    answer = explain(seen, target=pair[0], against=[pair[1]])
-    maps = concept_maps(words.model, read, texts, against, tokenizer=words.tokenizer, gamma=gamma, method=method)
-    found = audit(answer.signed, maps, texts, seed=seed)
-    print_table(COLUMNS, [_row(place, one) for place, one in enumerate(found, 1)], right=COLUMNS[2:])
-    typer.echo(f"{classifier}: why {pair[0]} and not {pair[1]}, over {len(seen)} pictures; the first agrees most")
+    inputs, text_inputs = (torch.stack([one.preprocess(photo) for photo in photos]) for one in (loaded, words))
+    answer = explain(inputs, target=pair[0], against=[pair[1]])
+    maps = concept_maps(
+        words.model, text_inputs, texts, against, tokenizer=words.tokenizer, gamma=gamma, method=method
+    )
+    ranking = audit(answer.signed, maps, texts, seed=seed)
+    print_table(COLUMNS, [_row(place, one) for place, one in enumerate(ranking, 1)], right=COLUMNS[2:])
+    typer.echo(f"{classifier}: why {pair[0]} and not {pair[1]}, over {len(photos)} pictures; best agreement first")
     if out is not None:
-        best = [(one, maps[:, texts.index(one.trait)]) for one in found[:BEST]]
+        best = [(one, maps[:, texts.index(one.trait)]) for one in ranking[:BEST]]
         shown = [(photo, loaded.preprocess, words.preprocess) for photo in photos[:SHOWN]]
         typer.echo(f"panel: {_panel(out, shown, answer.signed, best, pair, classifier)}")
 
@@ -128,7 +129,7 @@ def _panel(
     pair: tuple[str, str],
     classifier: str,
 ) -> Path:
-    """Each picture, the classifier's contrast map on it, and the maps of the traits that agree most."""
+    """Write a panel: each picture, the classifier's contrast map, and the maps of the traits that agree best."""
     import numpy as np
 
     from finercam.core.maps import positive
@@ -137,12 +138,14 @@ def _panel(
     from finercam.view.sheet import Cell, Line, png, sheet
 
     rows = []
-    for place, (photo, seen, read) in enumerate(photos):
-        of_classifier, of_words = _seen_part(photo, seen), _seen_part(photo, read)
-        columns = [(of_classifier, signed[place], f"{classifier}: not {pair[1]}", "its contrast map")]
+    for place, (photo, preprocess, text_preprocess) in enumerate(photos):
+        crop, text_crop = _crop(photo, preprocess), _crop(photo, text_preprocess)
+        columns = [(crop, signed[place], f"{classifier}: not {pair[1]}", "its contrast map")]
         for one, maps in best:
-            columns.append((of_words, maps[place], one.trait, f"cosine {one.cosine:.2f}, by chance {one.chance:.2f}"))
-        row = [Cell(np.asarray(of_classifier), pair[0] if place == 0 else "")]
+            columns.append(
+                (text_crop, maps[place], one.trait, f"cosine {one.cosine:.2f}, by chance {one.chance:.2f}")
+            )
+        row = [Cell(np.asarray(crop), pair[0] if place == 0 else "")]
         for part, heat, title, note in columns:
             picture = np.asarray(overlay(part, positive(heat[None])[0], mute=0.5))
             row.append(Cell(picture, title, (Line(note),)) if place == 0 else Cell(picture, ""))
@@ -150,8 +153,8 @@ def _panel(
     return write_whole(out / "audit.png", png(sheet(rows, f"Why {pair[0]} and not {pair[1]}?")))
 
 
-def _seen_part(photo: Image, preprocess: Preprocess) -> Image:
-    """What a model sees of a photo, large enough to be looked at."""
+def _crop(photo: Image, preprocess: Preprocess) -> Image:
+    """The part of a photo that the model sees, scaled for display."""
     part = photo.crop(tuple(round(edge) for edge in preprocess.crop_box(photo.size)))  # type: ignore[arg-type]
     scale = SIDE / max(part.size)
     return part.resize((max(round(part.width * scale), 1), max(round(part.height * scale), 1)))
@@ -169,7 +172,7 @@ def _row(place: int, one: Agreement) -> tuple[str, ...]:
 
 
 def _photos(images: list[str], name: str, seed: int) -> list[Image]:
-    """The pictures that are given, or painted ones of a Fieldguide species."""
+    """The given pictures, or painted ones of a Fieldguide species."""
     if images:
         from finercam.images import read_image
 
@@ -194,7 +197,7 @@ def _species(name: str) -> int:
 
     classes = Fieldguide(1).classes
     if name not in classes:
-        raise FinerCAMError(f"{name!r} is no Fieldguide species: give pictures of it, and the traits with --text")
+        raise FinerCAMError(f"{name!r} is not a Fieldguide species: give pictures of it, and the traits with --text")
     return classes.index(name)
 
 

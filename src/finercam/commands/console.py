@@ -17,7 +17,7 @@ __all__ = ["complain", "print_table", "progress"]
 
 
 def complain(message: object, console: Console | None = None) -> None:
-    """One line on stderr, or above the progress bar that lives there."""
+    """Print one line on stderr, above the progress bar if its console is given."""
     line = f"finercam: {literal(message)}"
     if console is None:
         print(
@@ -29,9 +29,9 @@ def complain(message: object, console: Console | None = None) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table whose cells are literal text: class and file names can't style it, nor steer the terminal.
+    """Print a table whose cells are literal text: class and file names cannot style it or control the terminal.
 
-    The lines of a cell stay beside those of the other cells of its row, also where a long name is folded.
+    The lines of a cell stay beside those of the other cells of its row, even if a long name is folded.
     """
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +50,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
 
 def progress(total: int) -> Progress:
-    """A progress bar on stderr, which is blank where that is no terminal or there is one thing to do."""
+    """A progress bar on stderr. It prints nothing without a terminal, or if there is only one step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`finercam demo`: the main job from end to end with the built-in model, and nothing to download."""
+"""`finercam demo`: explain, evaluate and report with a built-in model, without any download."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def demo(
     labels = [birds.label(index) for index in range(count)]
     explain = FinerCAM(loaded.model, class_names=loaded.class_names, keep=8)
     images = torch.stack([loaded.preprocess(photo) for photo in photos])
-    # the rival is the likeliest other species of the same genus
+    # The rival is the most probable other species of the same genus.
     logits = explain(images, target=labels).logits
     rivals = [max(birds.siblings(c), key=lambda d, y=y: float(y[d])) for c, y in zip(labels, logits, strict=True)]
     answer = explain(images, target=labels, against=[[d] for d in rivals], gamma=1.0)
@@ -88,7 +88,7 @@ def demo(
 
 
 def _measure(loaded: LoadedModel, count: int, out: Path) -> None:
-    """Print how the maps of other pictures compare with the plain map."""
+    """Evaluate on other pictures and print how the maps compare with the plain map."""
     from finercam.commands.evaluate import print_lines
     from finercam.data.fieldguide import Fieldguide
     from finercam.evaluation import evaluate

@@ -1,4 +1,4 @@
-"""`finercam evaluate`: methods by contrasts by metrics on a dataset, as a table and as Parquet."""
+"""`finercam evaluate`: measure methods and contrasts on a dataset; writes tables and Parquet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evaluate(
         help="paper (deletion, rd and, if known, localisation), rd, deletion, insertion, kept, road, localisation, "
         "contrastive, parts, shape.",
     ),
-    split: str = typer.Option(None, help="Split of the dataset, where it has several."),
+    split: str = typer.Option(None, help="Split of the dataset, if it has several."),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name; may be repeated."),
     fusion: str = typer.Option(
         None, help="How the maps of several layers are fused: mean or product. [default: mean, or the run's]"
@@ -48,19 +48,22 @@ def evaluate(
     fill: str = typer.Option("zero", help="What removed pixels become: zero, black, mean, blur or road."),
     steps: int = typer.Option(50, min=2, help="Steps of deletion and insertion curves."),
     tolerance: int = typer.Option(0, min=0, help="Pixels by which the pointing game may miss."),
-    limit: int = typer.Option(None, min=1, help="Only so many pictures, drawn at random by --seed."),
+    limit: int = typer.Option(None, min=1, help="Only this many pictures, drawn at random with --seed."),
     batch_size: int = typer.Option(32, min=1, help="Pictures at a time."),
     baseline: str = typer.Option(
         "same",
         help="What maps are compared with: the plain map of the same layers and fusion (same), or plain Grad-CAM of "
         "the last layer (last).",
     ),
-    correct_only: bool = typer.Option(False, help="Count only pictures that the model names correctly."),
+    correct_only: bool = typer.Option(False, help="Count only pictures that the model classifies correctly."),
     seed: int = typer.Option(0, help="Seed of random references, controls and intervals."),
-    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
+    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
     redo: bool = typer.Option(False, help="Delete the results in --out and start again."),
 ) -> None:
-    """Measure explanations on a dataset, against the plain method, controls and chance; continues where it stopped."""
+    """Measure explanations on a dataset and compare them with the plain method, controls and chance.
+
+    The same command continues a measurement that was stopped.
+    """
     from finercam.commands.console import progress
     from finercam.commands.explain import load
     from finercam.data import open_dataset
@@ -101,7 +104,7 @@ def evaluate(
 
 
 def print_lines(lines: Sequence[Line], only: Sequence[str] | None = None) -> None:
-    """The table of a few metrics (`only`, or the most important ones): a row a map, ▲ or ▼ where it differs from plain."""
+    """Print a table of a few metrics (`only`, or the most important ones), with ▲ or ▼ for a difference from plain."""
     from finercam.commands.console import print_table
     from finercam.evaluation.tables import heading, headline, table_rows
 

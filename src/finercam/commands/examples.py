@@ -1,7 +1,7 @@
-"""Command lines that run as written: the end of every `--help`, and the command line's page in the documentation.
+"""Example command lines, shown at the end of every `--help` and on the documentation page of the command line.
 
-The tests run them in a folder with `photos/` (a few pictures) and `birds/` (class folders). Lines that would fetch
-a model, need data from elsewhere or not return are in `NOT_RUN`.
+The tests run them in a folder with `photos/` (a few pictures) and `birds/` (class folders). Lines that download a
+model, need other data or do not return match `NOT_RUN`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models": ("finercam models",),
     "methods": ("finercam methods",),
 }
-"""Command to command lines."""
+"""The example lines of each command."""
 
 NOT_RUN = ("timm/", "cub:", "out/cub", "finercam app", "--ray")
-"""What marks the command lines that the tests parse but do not run."""
+"""The tests parse command lines that contain one of these, but do not run them."""
 
 
 def epilog(command: str) -> str:

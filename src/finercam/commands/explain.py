@@ -1,4 +1,4 @@
-"""`finercam explain`: photos in, panels, maps and an index out."""
+"""`finercam explain`: write panels, maps and an index for photos."""
 
 from __future__ import annotations
 
@@ -26,45 +26,46 @@ __all__ = ["explain", "load"]
 
 BATCH = 8
 RIVALS = 9
-"""Classes that the page offers besides the target."""
+"""How many rival classes the page offers."""
 
 
 def explain(
     images: list[str] = typer.Argument(..., metavar="IMAGE…", help="Files, folders or patterns such as 'a/*.jpg'."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder for panels, maps and explanations.json."),
-    model: str = typer.Option(..., "--model", "-m", help="What to explain; 'finercam models' tells the forms."),
-    target: str = typer.Option(None, help="Class to explain, by name or id; else each image's prediction."),
-    against: list[str] = typer.Option(None, help="Class to hold it against, by name or id; may be repeated."),
+    model: str = typer.Option(..., "--model", "-m", help="The model; 'finercam models' lists the forms."),
+    target: str = typer.Option(None, help="Class to explain, by name or id. [default: each image's prediction]"),
+    against: list[str] = typer.Option(None, help="Rival class, by name or id; may be repeated."),
     gamma: float = typer.Option(
         None, help="Strength of the contrast; 0 is the plain method. [default: the preset's]"
     ),
     method: str = typer.Option(None, help="Base method; 'finercam methods' lists them. [default: the preset's]"),
     references: str = typer.Option(
-        None, help="How rivals are picked: predicted, similar, nearest or all. [default: predicted]"
+        None, help="How rival classes are picked: predicted, similar, nearest or all. [default: predicted]"
     ),
-    num_references: int = typer.Option(None, min=1, help="How many rivals are picked. [default: 1]"),
+    num_references: int = typer.Option(None, min=1, help="How many rival classes are picked. [default: 1]"),
     weights: str = typer.Option(
-        None, help="How rivals count: mean, probability, orthogonal, released. [default: mean]"
+        None, help="How several rivals are weighted: mean, probability, orthogonal or released. [default: mean]"
     ),
     preset: str = typer.Option(
-        None, help="How to explain where nothing else is said: fast, fine, finest, measured, paper. [default: fine]"
+        None, help="Defaults of the other options: fast, fine, finest, measured or paper. [default: fine]"
     ),
     layer: list[str] = typer.Option(None, help="Target layer, by its dotted name, or stages; may be repeated."),
     fusion: str = typer.Option(
-        None, help="How the maps of several layers are joined: mean, product, geometric or weighted."
+        None, help="How the maps of several layers are fused: mean, product, geometric or weighted."
     ),
     smooth: list[str] = typer.Option(None, help="Average over views: flip, scale or larger; may be repeated."),
     size: int = typer.Option(
-        None, min=16, help="Input size in pixels, e.g. 448 for finer maps than the model's own."
+        None, min=16, help="Input size in pixels instead of the model's; a larger one, e.g. 448, gives finer maps."
     ),
-    html: Path = typer.Option(None, help="Also write one self-contained page in which other rivals can be asked."),
+    html: Path = typer.Option(None, help="Also write one self-contained page in which other rivals can be chosen."),
     examples: Path = typer.Option(
-        None, help="Folder with a sub-folder or picture a class; the panel and the page show one of the rival."
+        None,
+        help="Folder with a sub-folder or picture for each class; the panel and the page show one of the rival class.",
     ),
-    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
+    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
     top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
 ) -> None:
-    """Explain why each image is its class rather than another one."""
+    """Explain why the model gives each image its class rather than another one."""
     from finercam.commands.console import complain, print_table
     from finercam.commands.pictures import find_pictures
     from finercam.explainer import FinerCAM
@@ -112,7 +113,7 @@ def explain(
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture that could be read, and what the model takes of it, `(3, H, W)`."""
+    """A picture that could be read, and its input for the model, `(3, H, W)`."""
 
     path: Path
     image: Image.Image
@@ -121,7 +122,7 @@ class Photo:
 
 @dataclass
 class Job:
-    """Photos of one command, explained in batches as they come; what fails is told and left out."""
+    """Explains the photos of one command in batches; photos that fail are reported and skipped."""
 
     explainer: FinerCAM
     preprocess: Preprocess
@@ -129,7 +130,7 @@ class Job:
     folder: Folder
     top: int
     page: bool = False
-    """Hold on to the answers, for a page of them all."""
+    """Whether to keep the explanations for a page."""
     examples: Path | None = None
     usual: Preprocess | None = None
     """The model's own preprocessing, where pictures are given at another size: the prediction may change."""
@@ -137,20 +138,20 @@ class Job:
     answers: list[Explanation] = field(default_factory=list)
     failures: int = 0
     pending: list[tuple[Path, str]] = field(default_factory=list)
-    """Refused while nothing had succeeded: it may be the question that is wrong, and then once is enough."""
+    """Errors that are not printed yet: until a photo succeeds, the question itself may be wrong for all of them."""
 
     def run(self, files: list[Path]) -> None:
-        """Explain and save them all. Raises FinerCAMError if every one is refused for the same reason."""
+        """Explain and save all photos. Raises FinerCAMError if every photo fails for the same reason."""
         from finercam.commands.console import complain, progress
 
         with progress(len(files)) as bar:
             task = bar.add_task("explaining", total=len(files))
 
-            def tell(path: Path, reason: object) -> None:
+            def report(path: Path, reason: object) -> None:
                 named = str(reason).startswith(str(path))  # as in "photo.jpg does not exist"
                 complain(str(reason) if named else f"{path}: {reason}", None if bar.disable else bar.console)
 
-            for batch in self._batches(files, tell):
+            for batch in self._batches(files, report):
                 for photo, outcome in self._outcomes(batch):
                     if isinstance(outcome, FinerCAMError):
                         self.failures += 1
@@ -158,15 +159,15 @@ class Job:
                     else:
                         self._save(photo, outcome)
                 while self.rows and self.pending:
-                    tell(*self.pending.pop(0))
+                    report(*self.pending.pop(0))
                 bar.update(task, completed=len(self.rows) + self.failures)
             if self.pending and self.failures == len(self.pending) and len({why for _, why in self.pending}) == 1:
                 raise FinerCAMError(self.pending[0][1])
             for path, why in self.pending:
-                tell(path, why)
+                report(path, why)
 
-    def _batches(self, files: list[Path], tell: Callable[[Path, object], None]) -> Iterator[list[Photo]]:
-        """Photos whose tensors have one shape, in the order of the files, at most BATCH at a time."""
+    def _batches(self, files: list[Path], report: Callable[[Path, object], None]) -> Iterator[list[Photo]]:
+        """Batches of at most BATCH photos of one tensor shape, in the order of the files."""
         from finercam.images import read_image
 
         batch: list[Photo] = []
@@ -176,7 +177,7 @@ class Job:
                 photo = Photo(path, image, self.preprocess(image))
             except FinerCAMError as error:
                 self.failures += 1
-                tell(path, str(error).removeprefix(f"{path}: "))
+                report(path, str(error).removeprefix(f"{path}: "))
                 continue
             if batch and (len(batch) == BATCH or batch[0].tensor.shape != photo.tensor.shape):
                 yield batch
@@ -186,7 +187,7 @@ class Job:
             yield batch
 
     def _outcomes(self, batch: list[Photo]) -> Iterator[tuple[Photo, Explanation | FinerCAMError]]:
-        """Each photo's explanation, or why there is none; where a batch is refused its photos are tried alone."""
+        """Each photo with its explanation or its error. If a batch fails, its photos are tried one by one."""
         import torch
 
         try:
@@ -237,7 +238,7 @@ class Job:
             self.answers.append(answer)
 
     def _example(self, answer: Explanation) -> Image.Image | None:
-        """A picture of the rival in question, where there is a folder of examples that has one."""
+        """An example picture of the rival class, if the folder of examples has one."""
         from finercam.names import label
         from finercam.report.pictures import example_picture
         from finercam.view.questions import closest
@@ -268,7 +269,7 @@ def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
 
 
 def load(string: str, device: str, size: int | None) -> LoadedModel:
-    """The model on its device, and its preprocessing at the size asked for."""
+    """Load a model on a device, with its preprocessing at the given size."""
     import torch
 
     from finercam.models import load_model
@@ -284,7 +285,7 @@ def load(string: str, device: str, size: int | None) -> LoadedModel:
 
 
 def _class(typed: str | None, loaded: LoadedModel) -> int | str | None:
-    """A class as typed: a name, or an id where no class has that name; a wrong one is told before any work."""
+    """The class that was typed: a name, or an id if no class has that name. Checked before the model runs."""
     from finercam.names import class_id
 
     names = loaded.class_names

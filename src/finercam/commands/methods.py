@@ -1,4 +1,4 @@
-"""`finercam methods`: the base methods there are."""
+"""`finercam methods`: list the base methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["methods"]
 
 
 def methods() -> None:
-    """List the methods that --method takes."""
+    """List the methods that --method accepts."""
     import finercam.methods as registry
     from finercam.commands.console import print_table
 

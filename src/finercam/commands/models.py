@@ -1,4 +1,4 @@
-"""`finercam models`: what --model takes."""
+"""`finercam models`: list the forms of --model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["models"]
 
 
 def models() -> None:
-    """List what --model takes: built-in models, model folders, model zoos."""
+    """List what --model accepts: built-in models, model folders and model zoos."""
     from finercam.commands.console import print_table
     from finercam.models.sources import model_sources
 

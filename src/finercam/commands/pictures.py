@@ -1,4 +1,4 @@
-"""Picture files out of what was typed: files, folders and patterns."""
+"""Find picture files from arguments: files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ __all__ = ["find_pictures"]
 
 
 def find_pictures(typed: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """Files in the order typed (a folder's and a pattern's sorted, each file once), and complaints about the rest.
+    """Picture files in the order of the arguments, each once, and one complaint for each argument without pictures.
 
-    A folder is searched with all its subfolders, hidden ones aside. What exists is never taken for a pattern.
+    Files of a folder or a pattern are sorted. A folder is searched with its subfolders, except hidden ones. An
+    argument that exists as a file or folder is never read as a pattern.
 
     >>> find_pictures(["no/such*.png"])
     ([], ['no/such*.png matches no file'])
@@ -22,17 +23,17 @@ def find_pictures(typed: Iterable[str]) -> tuple[list[Path], list[str]]:
     for entry in typed:
         path = Path(entry)
         if path.is_dir():
-            found = _within(path)
-            if not found:
+            pictures = _within(path)
+            if not pictures:
                 complaints.append(f"{entry} is a folder without pictures")
         elif path.exists() or not glob.has_magic(entry):
-            found = [path]  # one that does not exist is told by who reads it
+            pictures = [path]  # the reader reports a file that does not exist
         else:
             matches = sorted(map(Path, glob.glob(entry, recursive=True)))  # noqa: PTH207 - Path takes no absolute pattern
-            found = [file for match in matches for file in (_within(match) if match.is_dir() else [match])]
-            if not found:
+            pictures = [file for match in matches for file in (_within(match) if match.is_dir() else [match])]
+            if not pictures:
                 complaints.append(f"{entry} matches no file")
-        files.update(dict.fromkeys(found))
+        files.update(dict.fromkeys(pictures))
     return list(files), complaints
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["probe"]
 
 TEST_SHARE = 0.2
-"""Share held out for measuring if a dataset has no test split."""
+"""Share of the data held out for testing if a dataset has no test split."""
 
 
 def probe(
@@ -36,23 +37,27 @@ def probe(
     size: int = typer.Option(None, min=16, help="Input size in pixels instead of the backbone's own."),
     max_side: int = typer.Option(1000, min=16, help="Longest side with --native."),
     normalise: str = typer.Option(None, help="imagenet or clip, instead of the backbone's own mean and deviation."),
-    val: str = typer.Option(None, help="Dataset for choosing weight decay and pooling; else a share of DATA."),
-    test: str = typer.Option(None, help="Dataset to measure on; else the test split of DATA, or a fifth of it."),
+    val: str = typer.Option(
+        None, help="Dataset for choosing weight decay and pooling. [default: a share of DATA, see --val-share]"
+    ),
+    test: str = typer.Option(
+        None, help="Dataset to measure on. [default: the test split of DATA, or a fifth of DATA]"
+    ),
     method: str = typer.Option("lbfgs", help="lbfgs (full batch) or adamw."),
     weight_decay: list[float] = typer.Option(None, help="Weight decay to try; may be repeated. [default: a sweep]"),
-    val_share: float = typer.Option(0.2, help="Share of the training pictures that is held out for that choice."),
+    val_share: float = typer.Option(0.2, help="Share of the training pictures held out for validation."),
     precision: str = typer.Option("float32", help="float32 or float64, for training the head."),
     seed: int = typer.Option(0, help="Seed of the shares held out, and of adamw's batches."),
-    cache: Path = typer.Option(None, help="Folder for features; default: ~/.cache/finercam/features."),
+    cache: Path = typer.Option(None, help="Folder for features. [default: ~/.cache/finercam/features]"),
     batch_size: int = typer.Option(16, min=1, help="Pictures at a time."),
-    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
+    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
     import_head: Path = typer.Option(
-        None, help="A head trained elsewhere (weight, bias), to be joined to --backbone."
+        None, help="A head trained elsewhere (weight, bias), to be combined with --backbone."
     ),
     classes: Path = typer.Option(None, help="Class names for --import-head, one a line."),
     compare: bool = typer.Option(False, "--compare", help="Print the accuracy of several probes as one table."),
 ) -> None:
-    """Train a linear head on a frozen backbone, and write the classifier as a model folder."""
+    """Train a linear head on a frozen backbone and write the classifier as a model folder."""
     places = data or []
     if compare:
         _compare(places, out)
@@ -122,8 +127,8 @@ def _print(result: ProbeResult) -> None:
     ]
     print_table(["split", "top-1", "top-5", "pictures"], rows, right=["top-1", "top-5", "pictures"])
     for pool, (top1, loss) in result.pools.items():
-        taken = "taken" if pool == result.model.backbone.pool else "left"
-        typer.echo(f"pooling {pool} {taken}: validation loss {loss:.3f}, top-1 {100 * top1:.1f} %")
+        chosen = " (chosen)" if pool == result.model.backbone.pool else ""
+        typer.echo(f"pooling {pool}{chosen}: validation loss {loss:.3f}, top-1 {100 * top1:.1f} %")
     typer.echo(f"weight decay {result.weight_decay:g}; {len(result.classes)} classes; written: {result.out}")
     for split, errors in result.errors.items():
         for _, name, reason in errors[:5]:
@@ -162,7 +167,7 @@ def _backbone(text: str, pool: str | None, *, device: str, **options: Any) -> Ba
 
 
 def _datasets(data: str, val: str | None, test: str | None) -> dict[str, ImageDataset]:
-    """The datasets by split. DATA with splits, none of which is named, is trained on `train` and measured on `test`."""
+    """The datasets by split. If DATA has splits and names none, `train` is trained on and `test` is measured."""
     from finercam.data import open_dataset
 
     whole = "split=" in data.partition("?")[2]
@@ -173,24 +178,22 @@ def _datasets(data: str, val: str | None, test: str | None) -> dict[str, ImageDa
     if test is not None:
         sets["test"] = open_dataset(test)
     elif train is not None:
-        try:
-            found = _split(data, "test")
-        except FinerCAMError:  # a dataset with a train split only
-            found = None
-        sets |= {} if found is None else {"test": found}
+        with suppress(FinerCAMError):  # a dataset may have a train split only
+            if (measured := _split(data, "test")) is not None:
+                sets["test"] = measured
     return sets
 
 
 def _split(data: str, split: str) -> ImageDataset | None:
-    """A split of a dataset, or None of one that has no splits at all."""
+    """A split of a dataset, or None if the dataset has no splits."""
     from finercam.data import open_dataset
     from finercam.data.folder import ImageFolder
 
     try:
         return open_dataset(data, split)
     except FinerCAMError:
-        found = open_dataset(data)  # raises for a path that is wrong itself
-        unsplit = isinstance(found, ImageFolder) and found.name == found.root.name
-        if unsplit or "split" not in signature(type(found)).parameters:
+        dataset = open_dataset(data)  # raises if the path itself is wrong
+        unsplit = isinstance(dataset, ImageFolder) and dataset.name == dataset.root.name
+        if unsplit or "split" not in signature(type(dataset)).parameters:
             return None
         raise

@@ -1,4 +1,4 @@
-"""`finercam report`: the live page of a finished run, without its model."""
+"""`finercam report`: write the interactive page of a finished run, without its model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["report", "write_run_report"]
 
 def report(
     run: str = typer.Argument(..., help="Folder (or s3:// address) that 'finercam run' wrote."),
-    html: Path = typer.Option(..., help="The page: one self-contained file."),
-    limit: int = typer.Option(100, min=1, help="How many images, from the first on; a page holds each one's maps."),
+    html: Path = typer.Option(..., help="The page to write, one self-contained file."),
+    limit: int = typer.Option(100, min=1, help="Show at most this many images, from the first on."),
     only: str = typer.Option("all", help="all, or wrong: images whose label is known and is not the prediction."),
-    gamma: float = typer.Option(None, help="Ask with another strength than the run did."),
+    gamma: float = typer.Option(None, help="Strength of the contrast. [default: the run's]"),
     title: str = typer.Option("Why this class and not that one?", help="Heading of the page."),
 ) -> None:
-    """Write a run's explanations as a page in which other questions can be asked."""
+    """Write the explanations of a run as a page in which rivals and strength can be changed."""
     from finercam.run import open_run
 
     page, count = write_run_report(open_run(run), html, limit=limit, only=only, gamma=gamma, title=title)
@@ -35,9 +35,9 @@ def report(
 def write_run_report(
     run: Run, html: Path, *, limit: int = 100, only: str = "all", gamma: float | None = None, **options: Any
 ) -> tuple[Path, int]:
-    """Write the page; gives its path and how many images it has. Photos that are gone are left out of it.
+    """Write the page and return its path and number of images. Photos that no longer exist are left out.
 
-    Raises FinerCAMError for methods that are not linear: a run keeps too little of them for a page.
+    Raises FinerCAMError for methods that are not linear, because a run does not keep enough of them for a page.
     """
     from finercam.report import write_report
 
@@ -45,7 +45,7 @@ def write_run_report(
         raise FinerCAMError(f"only={only!r}: expected all or wrong")
     if not run.manifest.settings.linear:
         raise FinerCAMError(
-            f"a run keeps single maps of {run.manifest.settings.method}, from which a page cannot ask; "
+            f"a run keeps only single maps of {run.manifest.settings.method}, and a page needs more; "
             "use finercam explain --html"
         )
     chosen = _chosen(run, limit, only)
@@ -63,16 +63,16 @@ def write_run_report(
 
 def _chosen(run: Run, limit: int, only: str) -> list[dict[str, Any]]:
     """Rows of the images to show, read shard by shard until there are enough."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for part in run.parts():
         for row in part.rows.select(["position", "path", "label_id", "top_ids"]).to_pylist():
             if only == "all" or (row["label_id"] is not None and row["label_id"] != row["top_ids"][0]):
-                found.append(row)
-                if len(found) == limit:
-                    return found
-    if not found:
+                rows.append(row)
+                if len(rows) == limit:
+                    return rows
+    if not rows:
         raise FinerCAMError(f"{run.store.place} has no image to show ({only})")
-    return found
+    return rows
 
 
 def _answers(run: Run, positions: list[int], gamma: float | None) -> Iterator[Explanation]:
@@ -87,7 +87,7 @@ def _answers(run: Run, positions: list[int], gamma: float | None) -> Iterator[Ex
 
 
 class _Photos(Sequence[Any]):
-    """The photos of some rows, each opened when it is asked for; None for one that is gone."""
+    """The photos of some rows, opened on access; None for a photo that no longer exists."""
 
     def __init__(self, run: Run, rows: list[dict[str, Any]]) -> None:
         self.run, self.rows = run, rows

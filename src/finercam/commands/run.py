@@ -1,4 +1,4 @@
-"""`finercam run`: every image of a dataset into sharded Parquet; after any interruption the same command continues."""
+"""`finercam run`: explain every image of a dataset into Parquet files; the same command continues after a stop."""
 
 from __future__ import annotations
 
@@ -54,16 +54,20 @@ def run(
     precision: str = typer.Option(
         "float32", help="Precision in which the model computes: float32, bfloat16 or float16."
     ),
-    batch_size: int = typer.Option(None, min=1, help="Images a batch. [default: 8 on a CPU, else 32]"),
-    shard: int = typer.Option(None, min=1, help="Images a file of rows; a kill loses at most these. [default: 512]"),
+    batch_size: int = typer.Option(None, min=1, help="Images per batch. [default: 8 on a CPU, else 32]"),
+    shard: int = typer.Option(
+        None, min=1, help="Images per file of rows; if the run is killed, it loses at most one file. [default: 512]"
+    ),
     threads: int = typer.Option(
-        None, min=1, help="Threads of the model; one of the settings, since the last bits depend on it."
+        None, min=1, help="Threads of the model. A run has one value, because rounding depends on it."
     ),
     readers: int = typer.Option(
-        None, min=0, help="Threads that decode pictures ahead. [default: one a CPU, at most 4]"
+        None, min=0, help="Threads that decode pictures ahead. [default: one per CPU, at most 4]"
     ),
-    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto takes a GPU where there is one."),
-    redo: bool = typer.Option(False, help="Explain again what was made with another model, setting, list or image."),
+    device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
+    redo: bool = typer.Option(
+        False, help="Explain images again that were explained with another model, setting, list or file."
+    ),
     check_contents: bool = typer.Option(
         False, help="Before continuing, hash all images again, not only files whose size or time changed."
     ),
@@ -73,8 +77,8 @@ def run(
 ) -> None:
     """Explain a whole dataset into Parquet files that answer further questions without the model (finercam.open_run).
 
-    Stopped at any moment, the same command continues. Exit status: 0, 1 where images failed, 2 where the run cannot
-    be made, 130 after Ctrl-C and 143 after SIGTERM.
+    The run can be stopped at any moment; the same command continues it. Exit status: 0; 1 if images failed; 2 if the
+    run is not possible; 130 after Ctrl-C; 143 after SIGTERM.
     """
     from finercam.commands.console import complain, progress
     from finercam.commands.explain import load
@@ -129,7 +133,7 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _says_what_is_kept(out: str) -> Iterator[None]:
-    """After Ctrl-C or SIGTERM one line says what is kept and how to continue."""
+    """Print what is kept and how to continue after Ctrl-C or SIGTERM."""
     from finercam.commands.console import complain
 
     def terminate(number: int, frame: Any) -> None:
@@ -149,7 +153,7 @@ def _says_what_is_kept(out: str) -> Iterator[None]:
 
 
 def _kept(out: str) -> str:
-    """What an unfinished run has on the disk, and what to do next."""
+    """How many images a stopped run has saved, and how to continue."""
     from finercam.errors import FinerCAMError
     from finercam.run import open_run
 
@@ -162,7 +166,7 @@ def _kept(out: str) -> str:
 
 
 def _report(outcome: Outcome, out: str, seconds: float) -> None:
-    """Print a line for each status, with the first image of each that failed."""
+    """Print the number of images of each status, with the first image that failed."""
     from finercam.commands.console import print_table
     from finercam.run.rows import STATUSES
 
@@ -184,7 +188,7 @@ def _report(outcome: Outcome, out: str, seconds: float) -> None:
 
 
 def _device(device: str, ray: str | None, gpus: float) -> str:
-    """With Ray this process uses the model only to check the question."""
+    """The device of this process. With Ray it only checks the question, so a CPU is enough."""
     return "cpu" if ray is not None and device == "auto" else device
 
 
@@ -193,7 +197,7 @@ def _kind(loaded: LoadedModel) -> str:
 
 
 def _class(typed: str, loaded: LoadedModel) -> Any:
-    """A class as typed: a name, or an id where no class has that name."""
+    """The class that was typed: a name, or an id if no class has that name."""
     names = loaded.class_names
     return int(typed) if typed.strip().isdecimal() and typed not in (names or ()) else typed
 

@@ -1,4 +1,4 @@
-"""Concepts: where a model sees what words name, and whether a classifier's evidence agrees with it."""
+"""Concepts: maps of where an image–text model sees a text, and their agreement with a classifier's evidence."""
 
 from finercam.concept.audit import Agreement, agreement, audit, cosine, energy_overlap, rank_correlation
 from finercam.concept.maps import ImageText, concept_maps, load_image_text

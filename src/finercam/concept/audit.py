@@ -1,7 +1,7 @@
-"""Does a classifier's evidence lie where a trait is? Agreement of its contrast maps with concept maps, over chance.
+"""Agreement of a classifier's contrast maps with concept maps of traits, compared with chance.
 
-The examination of Finer-CAM's section 4.3: a classifier that tells c from d by the trait that does tell them apart
-has its contrast map where an image–text model sees that trait.
+This follows section 4.3 of the Finer-CAM paper: if a classifier distinguishes c from d by a trait, its contrast map
+lies where an image–text model sees that trait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["MEASURES", "Agreement", "agreement", "audit", "cosine", "energy_over
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine of the positive parts of two maps `(…, h, w)`, in [0, 1]; 0 where a map has none.
+    """Cosine of the positive parts of two maps `(…, h, w)`, in [0, 1]; 0 if a map has no positive part.
 
     >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, -3.0]]))
     tensor(1.)
@@ -38,7 +38,7 @@ def energy_overlap(one: Tensor, other: Tensor) -> Tensor:
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Spearman's correlation of two signed maps `(…, h, w)`, in [-1, 1], equal values sharing their mean rank.
+    """Spearman's correlation of two signed maps `(…, h, w)`, in [-1, 1]; equal values share their mean rank.
 
     >>> round(rank_correlation(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[2.0, 2.5, 40.0]])).item(), 4)
     1.0
@@ -51,10 +51,10 @@ MEASURES = {"cosine": cosine, "energy_overlap": energy_overlap, "rank_correlatio
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a classifier's evidence agrees with one trait, the mean over pictures, and what chance gives.
+    """Agreement of a classifier's evidence with one trait: means over the images, with the level of chance.
 
-    `chance` and `p` are of the measure that the traits are ranked by: its mean over shifted maps, and the share of
-    shifts at which the trait agrees at least as well as it does in its place, `(1 + hits) / (1 + shifts)`.
+    `chance` and `p` belong to the measure that ranks the traits. `chance` is its mean over shifted maps. `p` is the
+    share of shifts with at least the agreement of the unshifted map, `(1 + hits) / (1 + shifts)`.
     """
 
     trait: str
@@ -65,7 +65,7 @@ class Agreement:
     p: float
 
     def excess(self, by: str = "cosine") -> float:
-        """The measure over its chance level."""
+        """The measure minus its chance level."""
         return float(getattr(self, by)) - self.chance
 
 
@@ -78,27 +78,27 @@ def audit(
     permutations: int = 99,
     seed: int = 0,
 ) -> list[Agreement]:
-    """Traits by how far the evidence agrees with them beyond chance, the best first.
+    """Traits ranked by how much the evidence agrees with them beyond chance, the best first.
 
-    `classifier_maps (N, h, w)` are signed contrast maps of N pictures, `concept_maps (N, T, h', w')` those of T traits
-    in the same pictures. The baseline shifts the classifier's map against the trait's, over the edges, which keeps
-    what each looks like and breaks only that they are of the same place; shuffled pixels would be beaten by any two
-    smooth maps.
+    `classifier_maps (N, h, w)` are signed contrast maps of N images, and `concept_maps (N, T, h', w')` are the maps of
+    T traits in the same images. The baseline shifts the classifier's maps cyclically. That keeps the shape of both
+    maps and changes only their relative position. Shuffled pixels would be no baseline, because any two smooth maps
+    agree better than those.
 
-    Raises FinerCAMError for shapes that do not go together.
+    Raises FinerCAMError for shapes that do not match.
 
     >>> spot = torch.zeros(1, 8, 8); spot[0, 2, 2] = 1
-    >>> [found.trait for found in audit(spot, torch.stack([spot.roll(3, 2), spot], 1), ["tail", "beak"])]
+    >>> [row.trait for row in audit(spot, torch.stack([spot.roll(3, 2), spot], 1), ["tail", "beak"])]
     ['beak', 'tail']
     """
     if by not in MEASURES:
         raise FinerCAMError(f"by={by!r}: expected one of {', '.join(MEASURES)}")
     classifier_maps, concept_maps = _on_one_grid(classifier_maps, concept_maps, len(traits))
-    found = agreement(classifier_maps, concept_maps)
+    measured = agreement(classifier_maps, concept_maps)
     baseline = shifts(classifier_maps, concept_maps, by, permutations, seed).mean(1)  # (S, T)
     rows = []
     for t, trait in enumerate(traits):
-        values = {name: float(found[name][:, t].mean()) for name in MEASURES}
+        values = {name: float(measured[name][:, t].mean()) for name in MEASURES}
         hits = int((baseline[:, t] >= values[by]).sum())
         rows.append(
             Agreement(trait, **values, chance=float(baseline[:, t].mean()), p=(1 + hits) / (1 + permutations))
@@ -107,18 +107,18 @@ def audit(
 
 
 def agreement(classifier_maps: Tensor, concept_maps: Tensor) -> dict[str, Tensor]:
-    """Every measure of maps `(N, h, w)` against `(N, T, h, w)`: `(N, T)` each."""
+    """Every measure between maps `(N, h, w)` and `(N, T, h, w)`, each `(N, T)`."""
     return {name: measure(classifier_maps[:, None], concept_maps) for name, measure in MEASURES.items()}
 
 
 def shifts(classifier_maps: Tensor, concept_maps: Tensor, by: str, count: int, seed: int) -> Tensor:
-    """A measure at `count` random shifts of the classifier's maps over the edges, none of them zero: `(count, N, T)`."""
+    """A measure at `count` random cyclic shifts of the classifier's maps, none of them zero: `(count, N, T)`."""
     profile, compare = _STEPS[by]
     height, width = classifier_maps.shape[-2:]
     generator = torch.Generator().manual_seed(seed)
     places = 1 + torch.randperm(height * width - 1, generator=generator)
     places = places.repeat(-(-count // max(len(places), 1)))[:count].tolist()
-    # A profile moves with its map, so each map is looked at once and not at every shift.
+    # The profile of a shifted map is the shifted profile, so each profile is computed only once.
     moving, fixed = profile(classifier_maps).unflatten(-1, (height, width)), profile(concept_maps)
     moved = (moving.roll((place // width, place % width), dims=(-2, -1)).flatten(-2) for place in places)
     return torch.stack([compare(one[:, None], fixed) for one in moved])
@@ -132,7 +132,7 @@ def _on_one_grid(classifier_maps: Tensor, concept_maps: Tensor, count: int) -> t
         )
     size = max(one[1:], other[2:], key=lambda grid: grid[0] * grid[1])
     if size[0] * size[1] < 2:
-        raise FinerCAMError(f"maps of {size[0]}x{size[1]} have no place to be shifted to; take a finer layer")
+        raise FinerCAMError(f"maps of {size[0]}x{size[1]} are too small to be shifted; use a finer layer")
     large = upsample(concept_maps.flatten(0, 1).float(), (size[0], size[1])).unflatten(0, (other[0], count))
     return upsample(classifier_maps.float(), (size[0], size[1])), large
 
@@ -153,7 +153,7 @@ def _share(maps: Tensor) -> Tensor:
 
 
 def _ranks(maps: Tensor) -> Tensor:
-    """Ranks of the places, equal values sharing the mean of theirs, less their mean, as a vector of length 1."""
+    """Centred ranks of the places as a vector of length 1; equal values share their mean rank."""
     ranks = mean_ranks(maps.flatten(-2)).to(maps.dtype)
     return _unit(ranks - ranks.mean(-1, keepdim=True))
 
@@ -167,4 +167,4 @@ def _common(one: Tensor, other: Tensor) -> Tensor:
 
 
 _STEPS = {"cosine": (_direction, _dot), "energy_overlap": (_share, _common), "rank_correlation": (_ranks, _dot)}
-"""Each measure in two steps: what is taken of a map by itself, `(…, h·w)`, and how two of those compare."""
+"""Each measure in two steps: the profile of one map, `(…, h·w)`, and the comparison of two profiles."""

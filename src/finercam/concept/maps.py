@@ -1,4 +1,4 @@
-"""Where an image–text model sees what words name: the map of a text against a more general one."""
+"""Maps of where an image–text model sees a text, compared with a more general text."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def concept_maps(
     gamma: float = 0.3,
     method: str | Method = "value-attention",
 ) -> Tensor:
-    """Signed maps `(N, T, h, w)` of T texts in N images `(N, 3, H, W)`, each against the general text.
+    """Signed maps `(N, T, h, w)` of T texts in N images `(N, 3, H, W)`, each contrasted with the general text.
 
-    What all texts share (that there is a bird) is in the general one too, and the contrast takes it away. A general
-    text fits all of the object, so a strong contrast leaves nothing: 0.3 was best on Fieldguide (docs/zeroshot.md).
-    `against=None` gives the plain maps of the texts alone.
+    The contrast subtracts what all texts share, for example that there is a bird. The general text fits the whole
+    object, so a strong contrast would leave nothing: 0.3 was best on Fieldguide (docs/zeroshot.md).
+    `against=None` returns the plain maps of the texts. Raises FinerCAMError for texts that are no list.
 
     >>> from finercam.models.twotower import TwoTower
     >>> words = TwoTower(["red", "crest", "beak", "bird"])
@@ -42,9 +42,9 @@ def concept_maps(
     if isinstance(texts, str) or not texts:
         raise FinerCAMError(f"texts={texts!r}: expected a list of texts")
     if against is not None and against in texts:
-        raise FinerCAMError(f"text {against!r} cannot be held against itself; give another one, or a general word")
+        raise FinerCAMError(f"text {against!r} cannot be compared with itself; give another one, or a general word")
     distinct = list(dict.fromkeys(texts))
-    general = against or f"{distinct[0]} {distinct[0]}"  # without a contrast it is never looked at
+    general = against or f"{distinct[0]} {distinct[0]}"  # a second class is needed; with gamma 0 it has no effect
     classify = ZeroShotClassifier(model, tokenizer, [*distinct, general], templates).eval()
     strength = 0.0 if against is None else gamma
     explain = FinerCAM(classify, method, keep=range(len(distinct) + 1), gamma=strength, keep_images=False)
