@@ -97,7 +97,7 @@ def _encoder_names(model: nn.Module) -> tuple[str, str]:
         if hasattr(model, image) and hasattr(model, text):
             return image, text
     raise FinerCAMError(
-        f"{type(model).__name__} is not an image–text model: expected encode_image and encode_text (open_clip), or "
+        f"{type(model).__name__} is no image–text model: expected encode_image and encode_text (open_clip), or "
         "get_image_features and get_text_features (transformers)"
     )
 

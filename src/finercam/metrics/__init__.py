@@ -1,7 +1,7 @@
-"""Measures of an explanation: pure, batched, on the device of their input, one value a picture.
+"""Metrics of explanations: pure functions on batches, on the device of their input, with one value per picture.
 
-Formulas, ranges, directions, sources and traps are in each docstring, and side by side in `docs/metrics.md`.
-`__all__` names the metrics; chance levels, controls, fills and intervals are attributes of this module too.
+Each docstring gives formula, range, direction, source and pitfalls; `docs/metrics.md` compares them. `__all__` names
+the metrics. Chance levels, controls, fills and intervals are also attributes of this module.
 """
 
 # ruff: noqa: F401

@@ -1,4 +1,4 @@
-"""ADCC: one number from coherency, complexity and average drop, after Poppi et al., CVPR-W 2021."""
+"""ADCC: one number from coherency, complexity and average drop (Poppi et al., CVPR-W 2021)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Adcc:
     def value(self) -> Tensor:
         """`3 / (1/coherency + 1/(1 − complexity) + 1/(1 − drop))`, `(N,)` in [0, 1], higher is better.
 
-        The harmonic mean: one part at its worst makes it 0.
+        This is the harmonic mean, which is 0 if one of the parts has its worst value.
         """
         return 3 / (1 / self.coherency + 1 / (1 - self.complexity) + 1 / (1 - self.drop))
 
 
 def coherency(maps: Tensor, again: Tensor) -> Tensor:
-    """`(ρ + 1) / 2`, ρ Pearson's correlation of the map and the map of what it shows, `(N,)` in [0, 1], higher is better.
+    """`(ρ + 1) / 2`, `(N,)` in [0, 1], higher is better; ρ is Pearson's correlation of the two maps of a picture.
 
-    NaN where either map is constant.
+    `maps` are of the pictures, and `again` of the pictures masked with `maps`. NaN where either map is constant.
 
     >>> coherency(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[5.0, 3.0]]])).item()
     0.0
@@ -60,15 +60,15 @@ def adcc(
     fill: str | Fill = "zero",
     batch_size: int = 64,
 ) -> Adcc:
-    """Average drop, coherency and complexity in one: `.value` `(N,)` in [0, 1], higher is better.
+    """Average drop, coherency and complexity combined: `.value` `(N,)` in [0, 1], higher is better.
 
-    `maps` in [0, 1] are those of `images`; `explain(images, target) -> maps (N, H, W)` also explains
-    `x·S + fill·(1 − S)`, with class ids `target (N,)`. Two model calls and one explanation an image.
+    `maps` in [0, 1] are the maps S of `images`. `explain(images, target) -> maps (N, H, W)` with class ids
+    `target (N,)` explains the masked pictures `x·S + fill·(1 − S)`. Costs two model calls and one explanation per image.
 
     >>> scores = lambda x: torch.stack((x.mean((1, 2, 3)), -x.mean((1, 2, 3))), 1)
-    >>> look = lambda x, target: x.mean(1)
+    >>> explain = lambda x, target: x.mean(1)
     >>> image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    >>> 0 < adcc(scores, look, image, look(image, 0), 0).value.item() < 1
+    >>> 0 < adcc(scores, explain, image, explain(image, 0), 0).value.item() < 1
     True
     """
     chosen, ids = as_fill(fill), as_classes(target, images)

@@ -1,4 +1,4 @@
-"""How certain a mean is: percentile bootstrap intervals, paired where two methods measured the same pictures."""
+"""Percentile bootstrap intervals of means, paired if two methods were measured on the same pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: Tensor, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """The mean of `values` `(N,)` with its percentile bootstrap interval; NaN values are left out and not counted.
+    """The mean of `values` `(N,)` with its percentile bootstrap interval; NaN values are not counted.
 
     Source: Efron and Tibshirani, 1993, chapter 13. The same values and seed give the same interval.
 
@@ -38,7 +38,7 @@ def bootstrap(values: Tensor, *, resamples: int = 2000, level: float = 0.95, see
 def bootstrap_difference(
     a: Tensor, b: Tensor, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """`mean(a) − mean(b)`, paired: the same pictures `(N,)` are drawn for both; a pair with a NaN is left out.
+    """`mean(a) − mean(b)`, paired: the same pictures `(N,)` are drawn for both, and a pair with a NaN is not counted.
 
     >>> bootstrap_difference(torch.tensor([2.0, 2.0, 2.0]), torch.tensor([1.0, 1.0, 1.0]))
     Interval(estimate=1.0, low=1.0, high=1.0, pictures=3)
@@ -47,7 +47,7 @@ def bootstrap_difference(
 
 
 def bootstrap_ratio(a: Tensor, b: Tensor, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """`mean(a) / mean(b)`, paired as in `bootstrap_difference`: the ratio of means, not the mean of ratios.
+    """`mean(a) / mean(b)`, paired as in `bootstrap_difference`. It is the ratio of means, not the mean of ratios.
 
     >>> bootstrap_ratio(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 2.0]))
     Interval(estimate=2.0, low=2.0, high=2.0, pictures=2)
@@ -63,9 +63,9 @@ def bootstrap_statistic(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Any function of the means of several paired columns `(N,)`: `statistic` maps means `(C, ...)` to `(...)`.
+    """A function of the means of several paired columns `(N,)`; `statistic` maps means `(C, ...)` to `(...)`.
 
-    Raises `FinerCAMError` where columns differ in shape, or for a level or number of resamples out of range.
+    Raises `FinerCAMError` if columns differ in shape, or for a level or number of resamples out of range.
 
     >>> half = bootstrap_statistic([torch.ones(3), torch.full((3,), 4.0)], lambda m: m[0] / m[1] * 2)
     >>> half.estimate
@@ -76,7 +76,7 @@ def bootstrap_statistic(
         raise FinerCAMError(f"values have shape {shapes}, expected (N,), one value a picture, paired by place.")
     if not 0 < level < 1 or resamples < 1:
         raise FinerCAMError(f"level is {level} and resamples {resamples}, expected a level in (0, 1) and at least 1.")
-    # In double precision on the host: a few numbers a picture, and the same draw on every device.
+    # The columns are small, so this runs in double precision on the CPU, with the same random draw on every device.
     table = torch.stack([column.detach().cpu().double() for column in columns])
     table = table[:, ~table.isnan().any(0)]
     count = table.shape[1]

@@ -1,4 +1,4 @@
-"""Checks of what every metric takes as input."""
+"""Checks of the inputs that all metrics share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["as_classes", "as_maps", "as_masks", "finite_maps", "void_where"]
 
 
 def as_maps(maps: Tensor) -> Tensor:
-    """Maps `(N, H, W)` as float32, or float64 where given so: half precision cannot sum an image's pixels.
+    """Maps `(N, H, W)` as float32, or as float64 if they are, because half precision cannot sum over an image.
 
     >>> as_maps(torch.ones(2, 3, 3, dtype=torch.bfloat16)).dtype
     torch.float32
@@ -24,7 +24,7 @@ def as_maps(maps: Tensor) -> Tensor:
 
 
 def as_masks(masks: Tensor, maps: Tensor) -> Tensor:
-    """Masks bool `(N, H, W)`, of the maps' shape and on their device.
+    """Masks as bool `(N, H, W)`, with the shape and on the device of the maps.
 
     >>> as_masks(torch.ones(1, 2, 2, dtype=torch.uint8), torch.zeros(1, 2, 2)).dtype
     torch.bool
@@ -38,7 +38,7 @@ def as_masks(masks: Tensor, maps: Tensor) -> Tensor:
 
 
 def as_classes(classes: int | Tensor | list[int], images: Tensor, *, what: str = "target") -> Tensor:
-    """Class ids as `(N,)` or `(N, R)` int64 on the images' device; an int holds for every image.
+    """Class ids as `(N,)` or `(N, R)` int64 on the images' device; an int is used for every image.
 
     >>> as_classes(3, torch.zeros(2, 3, 4, 4)).tolist()
     [3, 3]
@@ -57,12 +57,12 @@ def as_classes(classes: int | Tensor | list[int], images: Tensor, *, what: str =
 
 
 def finite_maps(maps: Tensor) -> Tensor:
-    """Which maps are finite everywhere, bool `(N,)`; metrics of the others are NaN."""
+    """Whether each map is finite everywhere, bool `(N,)`; metrics of the other maps are NaN."""
     return maps.isfinite().flatten(1).all(1)
 
 
 def void_where(undefined: Tensor, values: Tensor) -> Tensor:
-    """NaN where `undefined` `(N,)` holds, on values `(N, ...)`.
+    """Values `(N, ...)` with NaN for the pictures that are `undefined` `(N,)`.
 
     >>> void_where(torch.tensor([True, False]), torch.tensor([1.0, 2.0])).tolist()
     [nan, 2.0]

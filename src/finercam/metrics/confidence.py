@@ -1,4 +1,4 @@
-"""How far confidence falls without the map's top pixels (RD@k), or when only what the map shows is left."""
+"""The fall of confidence if the map's top pixels are removed (RD@k), or if only the mapped region is kept."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["KeptConfidence", "RelativeDrop", "kept_confidence", "relative_drop"]
 
 @dataclass(frozen=True)
 class RelativeDrop:
-    """Log-probabilities of target `(N,)`, `(N, S)` and rivals `(N, R)`, `(N, R, S)`, whole and without the top shares.
+    """Log-probabilities of the target `(N,)` and rivals `(N, R)`, and the same after masking, with a last axis S.
 
-    `*_masked` is after removal of the share `shares[s]` of the pixels. A rival given as −1 has NaN throughout.
+    `*_masked[..., s]` is after removal of the share `shares[s]` of the pixels. A rival given as −1 has NaN everywhere.
     """
 
     shares: tuple[float, ...]
@@ -33,7 +33,7 @@ class RelativeDrop:
 
     @property
     def drop(self) -> Tensor:
-        """The target's own drop `p_c − p*_c`, `(N, S)` in [−1, 1]."""
+        """The drop of the target, `p_c − p*_c`, `(N, S)` in [−1, 1]."""
         return self.target.exp()[:, None] - self.target_masked.exp()
 
     @property
@@ -43,15 +43,15 @@ class RelativeDrop:
 
     @property
     def rd_relative(self) -> Tensor:
-        """RD divided by `p_c`, `(N, R, S)`, since absolute RD mostly measures how confident the classifier is.
+        """RD divided by `p_c`, `(N, R, S)`, because absolute RD mostly measures how confident the classifier is.
 
-        Trap: it explodes where `p_c` is near 0. Over pictures, quote the ratio of means, `bootstrap_ratio(rd, p_c)`.
+        Pitfall: it becomes huge if `p_c` is near 0. Over pictures, report the ratio of means, `bootstrap_ratio(rd, p_c)`.
         """
         return self.rd / self.target.exp()[:, None, None]
 
     @property
     def rd_log(self) -> Tensor:
-        """`log(p_c/p_d) − log(p*_c/p*_d)`, `(N, R, S)`: the fall of the logits' gap `y_c − y_d`, free of saturation."""
+        """`log(p_c/p_d) − log(p*_c/p*_d)`, `(N, R, S)`: the fall of the logit gap `y_c − y_d`, which does not saturate."""
         before = (self.target[:, None] - self.rivals)[..., None]
         return before - (self.target_masked[:, None] - self.rivals_masked)
 
@@ -67,12 +67,12 @@ def relative_drop(
     fill: str | Fill = "zero",
     batch_size: int = 64,
 ) -> RelativeDrop:
-    """Relative confidence drop RD@k of Finer-CAM (CVPR 2025, Eq. 10), for every share k and rival d at once.
+    """Relative confidence drop RD@k of Finer-CAM (CVPR 2025, Eq. 10), for all shares k and rivals d.
 
-    Removes the top share k of pixels and compares how much target and rival d lose:
-    `RD@k = (p_c − p*_c) − (p_d − p*_d)`. Costs `len(shares) + 1` model calls an image, however many rivals. Trap: RD
-    is circular where d is the map's own reference; give several columns of rivals `(N, R)`: the map's own, a
-    `held_out_rival` and the `strongest_rival`. Raises `FinerCAMError` where a rival is the target.
+    Removes the top share k of the pixels and compares the loss of the target with that of the rival d:
+    `RD@k = (p_c − p*_c) − (p_d − p*_d)`. Costs `len(shares) + 1` model calls per image for any number of rivals.
+    Pitfall: RD is circular if d is the reference of the map. Give several columns of rivals `(N, R)`: the reference,
+    a `held_out_rival` and the `strongest_rival`. Raises `FinerCAMError` if a rival is the target.
 
     >>> two = lambda x: torch.stack((x[:, 0].mean((1, 2)), x[:, 1].mean((1, 2))), 1)
     >>> image = torch.stack((torch.eye(2), torch.zeros(2, 2), torch.zeros(2, 2)))[None]
@@ -93,7 +93,7 @@ def relative_drop(
 
 @dataclass(frozen=True)
 class KeptConfidence:
-    """The target's probability on the whole picture and on what the map lets through, both `(N,)`."""
+    """The target's probability on the whole picture and on the picture masked with the map, both `(N,)`."""
 
     whole: Tensor
     kept: Tensor
@@ -119,10 +119,10 @@ def kept_confidence(
     fill: str | Fill = "zero",
     batch_size: int = 64,
 ) -> KeptConfidence:
-    """Average drop and increase in confidence of Grad-CAM++ (WACV 2018, section 5.1.1): two model calls an image.
+    """Average drop and increase in confidence of Grad-CAM++ (WACV 2018, section 5.1.1); two model calls per image.
 
-    The map S in [0, 1] weighs the picture, `x·S + fill·(1 − S)`; with the fill "zero" this is the usual `x∘S`. Trap:
-    the map that is 1 everywhere has drop 0, so never report it alone. Raises `FinerCAMError` on signed maps.
+    The map S in [0, 1] weights the picture, `x·S + fill·(1 − S)`; with the fill "zero" this is the usual `x∘S`.
+    Pitfall: a map that is 1 everywhere has drop 0, so do not report it alone. Raises `FinerCAMError` for signed maps.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> kept_confidence(brightness, torch.ones(1, 3, 2, 2), torch.ones(1, 2, 2), 0).drop.item()

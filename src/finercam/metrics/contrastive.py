@@ -1,4 +1,4 @@
-"""Where the pixels that differ between c and d are known: does the map lie on them, or on what both classes share?"""
+"""Metrics for pictures in which the pixels that differ between classes c and d are known."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["contrastive", "contrastive_chance", "regions"]
 
 
 def regions(discriminative: Tensor, objects: Tensor) -> dict[str, Tensor]:
-    """Split the picture in three, each `(N, H, W)` bool: discriminative, shared (object) and background pixels.
+    """Split the picture into discriminative, shared (object) and background pixels, each `(N, H, W)` bool.
 
-    `discriminative` are the pixels that differ between c and d. They may lie off the object, where c lacks the crest
-    that d has: those pixels are discriminative, not background.
+    `discriminative` are the pixels that differ between c and d. They may lie outside the object, for example if d has
+    a crest and c has none. Such pixels count as discriminative, not as background.
 
     >>> parts = regions(torch.tensor([[[True, False, False]]]), torch.tensor([[[False, True, False]]]))
     >>> [parts[name].flatten().int().tolist() for name in parts]
@@ -37,15 +37,15 @@ def regions(discriminative: Tensor, objects: Tensor) -> dict[str, Tensor]:
 def contrastive(
     maps: Tensor, discriminative: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
 ) -> dict[str, Tensor]:
-    """How a map lies on known discriminative pixels; every value `(N,)` in [0, 1].
+    """Measure how well a map marks the known discriminative pixels; every value `(N,)` in [0, 1].
 
-    - `discriminative_ap` (higher is better): average precision as their detector;
-    - `discriminative_pointing` (higher): the map's maximum on them, within `tolerance` pixels;
-    - `discriminative_energy@5%` (higher): the share of the map's top 5 % of pixels on them;
-    - `discriminative_energy` (higher): share of the positive mass on them;
+    - `discriminative_ap` (higher is better): average precision of the map as a detector of these pixels;
+    - `discriminative_pointing` (higher): whether the map's maximum is on them, within `tolerance` pixels;
+    - `discriminative_energy@5%` (higher): the share of the map's top 5 % of pixels that are on them;
+    - `discriminative_energy` (higher): the share of the positive mass that is on them;
     - with `objects`: `shared_energy` and `background_energy` (lower); the three energies add up to 1.
 
-    The first three depend on the order of pixels alone; energies rise when a map is sharpened. All are NaN where no
+    The first three depend only on the order of the pixels; energies rise if a map is sharpened. All are NaN if no
     pixel differs. Chance levels: `contrastive_chance`. Formulas: `average_precision`, `pointing`, `equal_area_energy`,
     `energy`.
 
@@ -64,7 +64,7 @@ def contrastive(
         parts = regions(as_masks(discriminative, maps), as_masks(objects, maps))
         mass = as_maps(maps).clamp_min(0)
         for name in ("shared", "background"):
-            # Unlike `energy`, an empty region holds no mass: 0, so that the three still add up to 1.
+            # Unlike `energy`, an empty region has value 0 and not NaN, so that the three add up to 1.
             inside = torch.where(parts[name], mass, 0).sum((1, 2)) / mass.sum((1, 2))
             values[f"{name}_energy"] = void_where(values["discriminative_energy"].isnan(), inside)
     return values
@@ -73,7 +73,7 @@ def contrastive(
 def contrastive_chance(
     discriminative: Tensor, objects: Tensor | None = None, *, tolerance: int = 0
 ) -> dict[str, Tensor]:
-    """The chance levels of `contrastive` under its names, `(N,)` each: area shares, and AP of a random order.
+    """The chance level of each value of `contrastive`, `(N,)`: shares of the area, and AP of a random order.
 
     >>> contrastive_chance(torch.tensor([[[True, False, False, False]]]))["discriminative_energy"].item()
     0.25

@@ -1,4 +1,4 @@
-"""Maps made without looking at the question: the level that a method has to beat."""
+"""Control maps that do not depend on the question; a method should score better than these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["gaussian_map", "random_map", "shuffled_map", "uniform_map"]
 
 
 def uniform_map(count: int, size: tuple[int, int]) -> Tensor:
-    """Ones, `(N, H, W)`: energy and pointing are then exactly the chance level.
+    """Maps of ones, `(N, H, W)`, whose energy and pointing are exactly the chance level.
 
     >>> uniform_map(1, (1, 2)).tolist()
     [[[1.0, 1.0]]]
@@ -23,9 +23,9 @@ def uniform_map(count: int, size: tuple[int, int]) -> Tensor:
 
 
 def gaussian_map(count: int, size: tuple[int, int], *, sigma: float = 0.25) -> Tensor:
-    """A Gaussian on the picture's centre, `(N, H, W)`, peak 1; `sigma` is its deviation as a share of each side.
+    """A Gaussian at the centre, `(N, H, W)`, with peak 1; `sigma` is its standard deviation as a share of each side.
 
-    Photographers centre their subject, so this map localises it without looking.
+    Photographers centre their subject, so this map often localises it by chance.
 
     >>> gaussian_map(1, (3, 3))[0, 1, 1].item()
     1.0
@@ -37,9 +37,9 @@ def gaussian_map(count: int, size: tuple[int, int], *, sigma: float = 0.25) -> T
 
 
 def random_map(count: int, size: tuple[int, int], *, seed: int | Sequence[int] = 0) -> Tensor:
-    """Uniform noise in [0, 1), `(N, H, W)`; picture i has the seed `seed + i`, or its own from a list.
+    """Uniform noise in [0, 1), `(N, H, W)`; picture i has the seed `seed + i`, or `seed[i]`.
 
-    With a seed a picture the result does not depend on how a set is cut into batches.
+    A seed for each picture makes the result independent of the batches.
 
     >>> torch.equal(random_map(2, (4, 4), seed=5)[1], random_map(1, (4, 4), seed=6)[0])
     True
@@ -48,7 +48,7 @@ def random_map(count: int, size: tuple[int, int], *, seed: int | Sequence[int] =
 
 
 def shuffled_map(maps: Tensor, *, seed: int | Sequence[int] = 0) -> Tensor:
-    """Each map `(N, H, W)` with its pixels in random order. Seeds as in `random_map`.
+    """The maps `(N, H, W)` with their pixels in random order; seeds as in `random_map`.
 
     >>> shuffled_map(torch.arange(4.0).reshape(1, 2, 2)).sum().item()
     6.0

@@ -1,4 +1,4 @@
-"""Deletion and insertion: how the classes' scores change while the map's pixels are removed, or revealed."""
+"""Deletion and insertion: the scores of the classes while the map's top pixels are removed or revealed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Curves:
 
     @property
     def contrast_auc(self) -> Tensor:
-        """Area under target minus rival, `(N, R)`: the question "why this and not that" along the whole curve."""
+        """Area under the curve of target minus rival, `(N, R)`."""
         return area(self.shares, self.target[:, None] - self.rivals)
 
 
 def area(shares: Tensor, values: Tensor) -> Tensor:
-    """Mean height of curves `(..., S)` over `shares` `(S,)`: trapezoids, divided by the span.
+    """Mean height of curves `(..., S)` over `shares` `(S,)`, by the trapezoidal rule.
 
     >>> area(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 0.5, 0.0])).item()
     0.5
@@ -54,7 +54,7 @@ def area(shares: Tensor, values: Tensor) -> Tensor:
 def stack_classes(
     images: Tensor, target: int | Tensor | list[int], rivals: Tensor | list[int] | int | None
 ) -> Tensor:
-    """Target first, then its rivals: `(N, 1 + R)`. A rival of −1 is none; the target may not be its own rival."""
+    """The target and its rivals, `(N, 1 + R)`. A rival of −1 means none. Raises if a rival is the target."""
     first = as_classes(target, images)
     if first.ndim != 1:
         raise FinerCAMError(f"target has shape {tuple(first.shape)}, expected one class id, or one for each image.")
@@ -84,12 +84,12 @@ def deletion(
     batch_size: int = 64,
     reveal: bool = False,
 ) -> Curves:
-    """Remove the most relevant pixels first, in `steps` equal strides; `.auc` in [0, 1], lower is better.
+    """Remove the most relevant pixels first, in `steps` equal steps; `.auc` in [0, 1], lower is better.
 
-    `AUC = ∫₀¹ p_c(x without its top share s) ds` by trapezoids over `steps + 1` points, one model call each. Rivals'
-    curves come from the same calls. With `reveal` it is `insertion`. Source: Petsiuk et al., RISE, BMVC 2018. Trap: the
-    filled picture is unlike any the model was trained on, the more so the more is removed; so the result names the
-    fill, and ROAD exists.
+    `AUC = ∫₀¹ p_c(x without its top share s) ds` by trapezoids over `steps + 1` points, each with one model call. The
+    curves of the rivals need no further calls. With `reveal` it is `insertion`. Source: Petsiuk et al., RISE, BMVC
+    2018. Pitfall: the more pixels are filled, the less the picture resembles the training data. The result therefore
+    names the fill; `road` avoids most of the problem.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> curves = deletion(brightness, torch.ones(1, 3, 4, 4), torch.rand(1, 4, 4), 0, steps=4, score="logit")
@@ -121,8 +121,8 @@ def insertion(
 ) -> Curves:
     """Reveal the most relevant pixels first on the filled picture; `.auc` in [0, 1], higher is better.
 
-    The reverse of `deletion`. RISE starts from the blurred picture, since hard edges on an even
-    ground are evidence themselves.
+    This is the reverse of `deletion`. RISE starts from the blurred picture, because hard edges on a uniform
+    background would be evidence themselves.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> image, relevance = torch.ones(1, 3, 2, 2), torch.rand(1, 2, 2)

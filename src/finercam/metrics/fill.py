@@ -1,4 +1,4 @@
-"""What replaces removed pixels. The choice changes every masking metric, so each fill has a name."""
+"""Fills: the values that replace removed pixels. Each has a name, because the choice changes every masking metric."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Painter = Callable[[Tensor], Tensor]  # removed (n, S, H, W) bool -> pictures (n
 class Fill:
     """A named fill: `background(images (N, C, H, W))` broadcasts to the images and replaces their removed pixels.
 
-    `background` is None where the fill depends on what was removed (ROAD); then `imputer(images, known)` fills.
+    `background` is None if the fill depends on the removed pixels (ROAD); `imputer(images, known)` then fills them.
     """
 
     name: str
@@ -29,15 +29,15 @@ class Fill:
     imputer: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def backdrop(self, images: Tensor) -> Tensor:
-        """The fill as a picture; raises `FinerCAMError` where it has none, since it depends on the mask."""
+        """The fill as a picture. Raises `FinerCAMError` if the fill depends on the mask."""
         if self.background is None:
             raise FinerCAMError(
-                f"the fill {self.name!r} has no picture of its own to blend with: use zero, mean, blur or black()."
+                f"the fill {self.name!r} depends on the mask and cannot be blended in: use zero, mean, blur or black()."
             )
         return self.background(images)
 
     def prepare(self, images: Tensor) -> Painter:
-        """Do what does not depend on the mask once a batch; the painter then does one `where` a masked batch."""
+        """Compute once what does not depend on the mask; the returned painter then fills each masked batch."""
         if self.imputer is None:
             background = self.backdrop(images)[:, None]
             return lambda removed: torch.where(removed[:, :, None], background, images[:, None])
@@ -64,8 +64,7 @@ def black(mean: float | Sequence[float], std: float | Sequence[float]) -> Fill:
 
 
 def zero() -> Fill:
-    """The number 0. In images normalised by a data set's mean this is the *mean colour* of that set, not
-    black.
+    """The value 0. In images that were normalised by the mean of a dataset, this is its *mean colour*, not black.
 
     >>> zero().name
     'zero'
@@ -74,7 +73,7 @@ def zero() -> Fill:
 
 
 def mean_colour() -> Fill:
-    """Each picture's own mean colour.
+    """The mean colour of each picture.
 
     >>> mean_colour().backdrop(torch.tensor([[[[1.0, 3.0]]]])).item()
     2.0
@@ -95,7 +94,7 @@ def blur(sigma: float = 0.05) -> Fill:
 
 
 def road_fill(noise: float = 0.01, seed: int = 0) -> Fill:
-    """ROAD's noisy linear imputation, see `impute`: removed pixels are estimated from those that stay.
+    """ROAD's noisy linear imputation (see `impute`), which estimates removed pixels from the others.
 
     >>> road_fill().name
     'road(0.01)'
@@ -107,7 +106,7 @@ _BY_NAME: dict[str, Callable[[], Fill]] = {"zero": zero, "mean": mean_colour, "b
 
 
 def as_fill(fill: str | Fill) -> Fill:
-    """A fill by name: "zero", "mean", "blur" or "road". Black needs the normalisation: `black(mean, std)`.
+    """The fill with a name: "zero", "mean", "blur" or "road". Black needs the normalisation: `black(mean, std)`.
 
     >>> as_fill("mean").name
     'mean'
@@ -126,7 +125,7 @@ def as_fill(fill: str | Fill) -> Fill:
 
 
 def _gaussian(images: Tensor, sigma: float) -> Tensor:
-    """Separable convolution with the rim repeated, in at least single precision."""
+    """Separable Gaussian convolution in single precision, with the border pixels repeated."""
     radius = max(1, round(3 * sigma))
     reach = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
     kernel = torch.softmax(-(reach**2) / (2 * sigma**2), 0)

@@ -1,9 +1,9 @@
 """ROAD's noisy linear imputation: every unknown pixel is the weighted mean of its eight neighbours, plus noise.
 
-The linear system is a graph Laplacian on the unknown pixels with the known ones as boundary values. It is solved for a
-whole batch at once, on its device, by conjugate gradients under a multigrid V-cycle: bilinear transfer, coarse
-operators by Galerkin's product (so that scattered and ragged masks stay exact), Jacobi smoothing with little damping,
-since the eigenvalues of D⁻¹A lie in [0, 4/3] for this stencil.
+The linear system is a graph Laplacian on the unknown pixels, with the known pixels as boundary values. It is solved
+for a whole batch on its device by conjugate gradients, preconditioned with a multigrid V-cycle. The V-cycle uses
+bilinear transfer and Galerkin coarse operators, which are exact for scattered masks, and Jacobi smoothing. The
+smoothing needs little damping, because the eigenvalues of D⁻¹A lie in [0, 4/3] for this stencil.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from finercam.errors import FinerCAMError
 
 __all__ = ["impute"]
 
-_DAMPING = 0.9  # of Jacobi: keeps the smoother positive definite, which conjugate gradients rely on
-_COARSEST = 4  # pixels of the longer side at which the system is inverted outright
-_MAX_ITERATIONS = 60  # of conjugate gradients; 5 to 9 are usual
+_DAMPING = 0.9  # of Jacobi; keeps the smoother positive definite, as conjugate gradients require
+_COARSEST = 4  # longer side in pixels of the grid on which the system is inverted directly
+_MAX_ITERATIONS = 60  # of conjugate gradients; usually 5 to 9 are needed
 
 
 @dataclass(frozen=True)
 class _Level:
-    """One grid: its operator on `(B, C, h, w)` and the damped inverse of its diagonal (0 where nothing is unknown)."""
+    """A grid: its operator on `(B, C, h, w)` and the damped inverse of its diagonal (0 where nothing is unknown)."""
 
     apply: Callable[[Tensor], Tensor]
     weight: Tensor
@@ -35,7 +35,7 @@ class _Level:
     inverse: Tensor | None = None  # of the whole operator `(B, hw, hw)`, on the coarsest grid
 
     def residual(self, x: Tensor, right: Tensor) -> Tensor:
-        """`right − A x`, in the memory of `A x`: fresh memory costs more here than arithmetic."""
+        """`right − A x`, in the memory of `A x`, because allocation costs more than arithmetic here."""
         image = self.apply(x)
         return torch.sub(right, image, out=image)
 
@@ -44,14 +44,14 @@ class _Level:
 def impute(images: Tensor, known: Tensor, *, noise: float = 0.01, seed: int = 0, tolerance: float = 1e-4) -> Tensor:
     """Fill the unknown pixels of `images` `(N, C, H, W)` where `known` `(N, H, W)` is False.
 
-    An unknown pixel equals the mean of its neighbours, weighted 1/6 (edge) and 1/12 (corner), renormalised at the
-    picture's rim; then Gaussian noise of standard deviation `noise` (in the images' units) is added. The noise is one
-    seeded field shared by all pictures, so that the result depends neither on the batch nor on the order in it, and
-    comparisons between methods are paired. A picture with no known pixel gets its mean colour.
+    An unknown pixel is the mean of its neighbours, weighted 1/6 (edge) and 1/12 (corner) and renormalised at the
+    border, plus Gaussian noise of standard deviation `noise` in the units of the images. All pictures share one seeded
+    noise field, so that the result does not depend on the batch and comparisons between methods are paired. A picture
+    without known pixels gets its mean colour.
 
     Iterates until the estimated largest error is below `tolerance` times the range of values of the picture's channel.
     Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods", ICML 2022 (ROAD).
-    Raises `FinerCAMError` when the shapes differ.
+    Raises `FinerCAMError` if the shapes differ.
 
     >>> ramp = torch.arange(9.0).expand(1, 1, 9, 9)
     >>> known = torch.ones(1, 9, 9, dtype=torch.bool)
@@ -65,7 +65,7 @@ def impute(images: Tensor, known: Tensor, *, noise: float = 0.01, seed: int = 0,
         )
     known = known.to(device=images.device, dtype=torch.bool)
     exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
-    # Small groups keep a solve in the processor's cache; an accelerator wants few, large launches.
+    # On a CPU, small groups stay in its cache; an accelerator is faster with few large groups.
     pixels = 2**18 if images.device.type == "cpu" else 2**24
     group = max(1, pixels // known[0].numel()) if len(known) else 1
     filled = [_solve(x, ~k[:, None], tolerance) for x, k in zip(exact.split(group), known.split(group), strict=True)]
@@ -78,7 +78,7 @@ def impute(images: Tensor, known: Tensor, *, noise: float = 0.01, seed: int = 0,
 
 def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
     """Preconditioned conjugate gradients; every picture and channel is a separate system."""
-    # Where no pixel is known there is no system to solve, and the mean colour stays.
+    # A picture without known pixels has no system to solve and keeps the mean colour.
     mask = (unknown & ~unknown.all(-1, keepdim=True).all(-2, keepdim=True)).to(images.dtype)
     levels = _grids(mask)
     floor = torch.finfo(images.dtype).tiny
@@ -95,7 +95,7 @@ def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
         far = estimate.abs().amax((2, 3), keepdim=True) > goal
         if not bool(far.any()):
             return start + x + estimate
-        energy = _dot(residual, estimate) * far  # 0 lets the finished ones rest
+        energy = _dot(residual, estimate) * far  # 0 stops the systems that have converged
         direction = direction.mul_(energy / previous).add_(estimate)
         image = levels[0].apply(direction)
         step = energy / _dot(direction, image).clamp_min(floor)
@@ -106,7 +106,7 @@ def _solve(images: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
 
 
 def _mean_colour(images: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the known pixels `(B, C, 1, 1)`; over all where none is known."""
+    """Mean over the known pixels `(B, C, 1, 1)`, or over all pixels if none is known."""
     total = weight.sum((2, 3), keepdim=True)
     weight = torch.where(total > 0, weight, torch.ones_like(weight))
     return (images * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
@@ -134,10 +134,10 @@ def _rim(x: Tensor) -> Tensor:
 
 
 def _grids(mask: Tensor) -> list[_Level]:
-    """The unknown pixels' operator and its coarser images; `mask` is 1.0 where unknown, `(B, 1, H, W)`.
+    """The operator on the unknown pixels and its coarser versions; `mask` `(B, 1, H, W)` is 1.0 where unknown.
 
-    The operator sums weight × (own value − neighbour's). `_binomial` counts the pixel itself four twelfths too, in
-    `own` as in the sum, so that both cancel.
+    The operator sums weight × (value of the pixel − value of the neighbour). `_binomial` also counts the pixel itself,
+    with four twelfths, both in `own` and in the sum, so that these terms cancel.
     """
     rim = _rim(mask)
     own = rim * mask
@@ -147,7 +147,7 @@ def _grids(mask: Tensor) -> list[_Level]:
 
     weight = mask / (rim - 1 / 3).clamp_min(1e-3) * _DAMPING
     levels = [_Level(apply, weight, (mask.shape[-2], mask.shape[-1]), live=mask)]
-    # The finest operator expects zeros on the known pixels, so it is never the one inverted.
+    # The finest operator expects zeros on the known pixels, so it must not be inverted.
     while len(levels) == 1 or max(levels[-1].size) > _COARSEST:
         levels.append(_coarser(levels[-1]))
     levels[-1] = _inverted(levels[-1])
@@ -155,8 +155,7 @@ def _grids(mask: Tensor) -> list[_Level]:
 
 
 def _inverted(level: _Level) -> _Level:
-    """The coarsest grid with its exact solution; the pseudo-inverse leaves idle points, and a picture with no
-    known pixel, alone."""
+    """The coarsest grid with its pseudo-inverse, which gives 0 for points that are in no equation."""
     height, width = level.size
     unit = torch.eye(height * width, dtype=level.weight.dtype, device=level.weight.device)
     columns = level.apply(unit.reshape(1, -1, height, width).expand(len(level.weight), -1, -1, -1))
@@ -164,7 +163,7 @@ def _inverted(level: _Level) -> _Level:
 
 
 def _coarser(fine: _Level) -> _Level:
-    """Galerkin's product, found by probing: pixels three apart do not touch, so nine patterns give the stencil."""
+    """The Galerkin product on the next grid. Pixels three apart do not interact, so nine probes give the stencil."""
     height, width = ((side + 1) // 2 for side in fine.size)
     like = fine.weight
     row = torch.arange(height, device=like.device)
@@ -200,13 +199,13 @@ def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
         return (residual.flatten(2) @ level.inverse).reshape(residual.shape)
     x = residual * level.weight
     correction = _prolong(_cycle(levels[1:], _restrict(level.residual(x, residual))), level.size)
-    # On known pixels nothing may land; on coarse grids idle points take part in no equation.
+    # The correction must stay 0 on known pixels.
     x = x.add_(correction) if level.live is None else x.addcmul_(correction, level.live)
     return x.addcmul_(level.weight, level.residual(x, residual))
 
 
 def _prolong(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, coarse pixels on the even fine ones; the last one's value is repeated beyond it."""
+    """Bilinear interpolation with the coarse pixels on the even fine ones; the last value is repeated."""
     for dim, side in ((-2, size[0]), (-1, size[1])):
         coarse = x.shape[dim]
         shape = list(x.shape)

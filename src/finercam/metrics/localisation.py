@@ -1,4 +1,4 @@
-"""Does the map lie on a known region? Every measure beside the level that chance reaches."""
+"""Metrics of how well a map marks a known region, each with its chance level."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mask_share(masks: Tensor) -> Tensor:
 
 
 def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The box's share of the picture, `(N,)` in [0, 1]. A tight box and a loose one are not the same task.
+    """The box's share of the picture, `(N,)` in [0, 1]. The task is easier with a loose box than with a tight one.
 
     >>> box_share(torch.tensor([[0, 0, 2, 2]]), (4, 4)).tolist()
     [0.25]
@@ -59,28 +59,29 @@ def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def energy(maps: Tensor, masks: Tensor) -> Tensor:
     """Energy-based pointing game: the share of the map's positive mass inside the mask, `(N,)` in [0, 1], higher is better.
 
-    `Σ_{i∈M} S_i⁺ / Σ_i S_i⁺`. Chance: `mask_share`, which the uniform map reaches exactly and shuffled maps on average.
-    NaN for an empty mask and for a map with no positive mass. Trap: sharpening a map raises it though the order of its
-    pixels stays; compare with the plain map of the same layers, or by `equal_area_energy`. Source: Score-CAM, CVPR-W 2020.
+    `Σ_{i∈M} S_i⁺ / Σ_i S_i⁺`. Chance: `mask_share`, exactly for the uniform map and on average for shuffled maps. NaN
+    for an empty mask and for a map without positive mass. Pitfall: sharpening a map raises the value without changing
+    the order of the pixels; compare with the plain map of the same layers, or use `equal_area_energy`. Source:
+    Score-CAM, CVPR-W 2020.
 
     >>> energy(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]])).item()
     0.75
     """
     mass = as_maps(maps).clamp_min(0).flatten(1)
     inside = as_masks(masks, maps).flatten(1)
-    # Divided by the peak first: sums of huge or tiny maps neither overflow nor vanish.
+    # Dividing by the peak first keeps the sums of huge and tiny maps in range.
     mass = mass / mass.amax(1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
     share = (mass * inside).sum(1) / mass.sum(1)
     return void_where(~inside.any(1) | ~finite_maps(maps), share)
 
 
 def equal_area_energy(maps: Tensor, masks: Tensor, shares: Sequence[float] | None = (0.05, 0.1, 0.2)) -> Tensor:
-    """The share of the map's top pixels that lie inside the mask, at equal areas, `(N, S)` in [0, 1], higher is better.
+    """The share of the map's top pixels that lie inside the mask, `(N, S)` in [0, 1], higher is better.
 
-    The energy of the map after its top share a of pixels is set to 1 and the rest to 0. It depends on the order of
-    pixels alone, so sharpening cannot raise it, and signed maps can be compared. With `shares=None` the area is the
-    mask's own, `(N, 1)`. Equal values at the edge count in proportion, so the uniform map gets the chance level,
-    `mask_share`. NaN for an empty mask.
+    This is the energy of a map whose top share of pixels is 1 and whose other pixels are 0. It depends only on the
+    order of the pixels, so sharpening cannot raise it, and signed maps can be compared. With `shares=None` the share
+    is the area of the mask, `(N, 1)`. Equal values at the threshold count in proportion, so the uniform map gets the
+    chance level, `mask_share`. NaN for an empty mask.
 
     >>> equal_area_energy(torch.tensor([[[3.0, 1.0, 2.0, 0.0]]]), torch.tensor([[[True, True, False, False]]]), [0.5])
     tensor([[0.5000]])
@@ -95,17 +96,17 @@ def equal_area_energy(maps: Tensor, masks: Tensor, shares: Sequence[float] | Non
     edge = flat.sort(1, descending=True).values.gather(1, counts - 1)[:, :, None]
     above, level = flat[:, None] > edge, flat[:, None] == edge
     hits = inside[:, None]
-    left = counts - above.sum(2)
-    found = ((above & hits).sum(2) + left * (level & hits).sum(2) / level.sum(2)) / counts
-    return void_where(~inside.any(1) | ~finite_maps(maps), found)
+    tied = counts - above.sum(2)
+    share = ((above & hits).sum(2) + tied * (level & hits).sum(2) / level.sum(2)) / counts
+    return void_where(~inside.any(1) | ~finite_maps(maps), share)
 
 
 def pointing(maps: Tensor, masks: Tensor, *, tolerance: int = 0) -> Tensor:
-    """Pointing game: is the map's maximum within `tolerance` pixels of the mask? `(N,)` in [0, 1], higher is better.
+    """Pointing game: whether the map's maximum is within `tolerance` pixels of the mask, `(N,)`, higher is better.
 
-    Where several pixels share the maximum, the value is the share of them that hit, so that a uniform map gets the
-    chance level, `pointing_chance`. NaN for an empty mask. Source: Zhang et al., Excitation Backprop, IJCV 2018, who
-    allow 15 pixels; say which tolerance you use, for at 15 a small part is a large target.
+    If several pixels have the maximum, the value is the share of them that hit, so that a uniform map gets the chance
+    level, `pointing_chance`. NaN for an empty mask. Source: Zhang et al., Excitation Backprop, IJCV 2018, with a
+    tolerance of 15 pixels. Report the tolerance, because 15 pixels make a small part a large target.
 
     >>> pointing(torch.tensor([[[3.0, 1.0, 1.0]]]), torch.tensor([[[False, True, False]]]), tolerance=1).item()
     1.0
@@ -118,7 +119,7 @@ def pointing(maps: Tensor, masks: Tensor, *, tolerance: int = 0) -> Tensor:
 
 
 def pointing_chance(masks: Tensor, *, tolerance: int = 0) -> Tensor:
-    """How often a random pixel wins the pointing game, `(N,)`: the share of the mask grown by the tolerance.
+    """The chance that a random pixel hits, `(N,)`: the area share of the mask dilated by the tolerance.
 
     >>> pointing_chance(torch.tensor([[[True, False, False, False]]]), tolerance=1).item()
     0.5
@@ -129,7 +130,7 @@ def pointing_chance(masks: Tensor, *, tolerance: int = 0) -> Tensor:
 def mask_iou(maps: Tensor, masks: Tensor, thresholds: Sequence[float] = (0.25, 0.5, 0.75)) -> Tensor:
     """Intersection over union of the mask and the map's pixels at or above each share of its peak, `(N, T)` in [0, 1].
 
-    Thresholds in (0, 1], of the positive peak; a map without positive values marks nothing and has IoU 0. The uniform
+    Thresholds are in (0, 1] and relative to the positive peak. A map without positive values has IoU 0. The uniform
     map gets `mask_share`. NaN for an empty mask.
 
     >>> mask_iou(torch.tensor([[[4.0, 2.0, 0.0]]]), torch.tensor([[[True, False, False]]]), [0.5, 1.0]).tolist()
@@ -150,9 +151,9 @@ def mask_iou(maps: Tensor, masks: Tensor, thresholds: Sequence[float] = (0.25, 0
 def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
     """Average precision of the map as a detector of the mask's pixels, `(N,)` in (0, 1], higher is better.
 
-    `AP = Σ_t (R_t − R_{t−1}) P_t` over the map's distinct values t, exact: tied pixels enter together, as in
-    scikit-learn. Ranks only, so signed maps are welcome. Chance: the uniform map gets `mask_share`, a random
-    order `average_precision_chance`. NaN for an empty mask.
+    `AP = Σ_t (R_t − R_{t−1}) P_t` over the distinct values t of the map, so that tied pixels enter together, as in
+    scikit-learn. It depends only on ranks, so signed maps are allowed. Chance: the uniform map gets `mask_share`, a
+    random order `average_precision_chance`. NaN for an empty mask.
 
     >>> average_precision(torch.tensor([[[0.9, 0.8, 0.1]]]), torch.tensor([[[True, False, True]]])).item()
     0.8333333730697632
@@ -163,16 +164,16 @@ def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
     hits = inside.gather(1, order)
     pixels = flat.shape[1]
     place = torch.arange(pixels, device=flat.device)
-    # Every pixel takes the precision at the end of its group of equal values.
+    # Every pixel gets the precision at the end of its group of equal values.
     closes = torch.cat((values[:, 1:] != values[:, :-1], torch.ones_like(inside[:, :1])), 1)
     end = torch.where(closes, place, pixels).flip(1).cummin(1).values.flip(1)
     precision = hits.cumsum(1).gather(1, end) / (end + 1)
-    found = (precision * hits).sum(1) / inside.sum(1)
-    return void_where(~inside.any(1) | ~finite_maps(maps), found)
+    average = (precision * hits).sum(1) / inside.sum(1)
+    return void_where(~inside.any(1) | ~finite_maps(maps), average)
 
 
 def average_precision_chance(masks: Tensor) -> Tensor:
-    """The expected average precision of a random order of the pixels, `(N,)`; a little above `mask_share`.
+    """The expected average precision of a random order of the pixels, `(N,)`; slightly above `mask_share`.
 
     `[H_P + (P − H_P)(R − 1)/(P − 1)] / P` for R of P pixels, `H_P = 1 + 1/2 + … + 1/P`.
 
@@ -187,7 +188,7 @@ def average_precision_chance(masks: Tensor) -> Tensor:
 
 
 def _grow(masks: Tensor, radius: int) -> Tensor:
-    """All pixels at most `radius` (Euclidean) from the mask: a union of rows, each as wide as the disc is there."""
+    """The mask dilated by a disc of `radius` pixels, as the union of its rows."""
     if radius < 0:
         raise FinerCAMError(f"tolerance is {radius}, expected pixels, 0 or more.")
     if radius == 0:

@@ -1,4 +1,4 @@
-"""Keypoints of a photograph: does the map lie on the parts in which target and rival differ?"""
+"""Metrics for photos with keypoints: whether the map lies on the parts in which target and rival differ."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["deciding_parts", "keypoint_regions", "part_evidence", "part_evidence
 
 
 def keypoint_regions(points: Tensor, radius: Tensor, size: tuple[int, int]) -> Tensor:
-    """Each pixel's nearest visible keypoint within `radius (N,)` pixels, `(N, H, W)` int64, −1 where none is near.
+    """The nearest visible keypoint of each pixel within `radius (N,)` pixels, `(N, H, W)` int64; −1 if there is none.
 
-    `points (N, K, 2)` are x, y in pixels, NaN where a keypoint is not visible. Ties go to the first keypoint.
+    `points (N, K, 2)` are x, y in pixels, NaN if a keypoint is not visible. Of equally near ones the first counts.
 
     >>> keypoint_regions(torch.tensor([[[0.5, 0.5], [3.5, 0.5]]]), torch.tensor([1.0]), (1, 4)).tolist()
     [[[0, 0, 1, 1]]]
@@ -31,10 +31,10 @@ def keypoint_regions(points: Tensor, radius: Tensor, size: tuple[int, int]) -> T
 
 
 def deciding_parts(difference: Tensor) -> Tensor:
-    """The parts that tell target and rival apart, bool `(N, P)`, of `difference (N, P)` in [0, 1], NaN if not visible.
+    """The parts in which target and rival differ, bool `(N, P)`.
 
-    A part decides whose difference is at least .3, at least .75 of the largest visible one, and at least .1 above
-    the median of the visible ones.
+    `difference (N, P)` is in [0, 1], and NaN for parts that are not visible. A part is deciding if its difference is
+    at least 0.3, at least 0.75 of the largest visible one, and at least 0.1 above the median of the visible ones.
 
     >>> deciding_parts(torch.tensor([[0.9, 0.8, 0.1, 0.2, torch.nan]])).int().tolist()
     [[1, 1, 0, 0, 0]]
@@ -45,21 +45,21 @@ def deciding_parts(difference: Tensor) -> Tensor:
 
 
 def part_evidence(maps: Tensor, regions: Tensor, difference: Tensor) -> dict[str, Tensor]:
-    """Whether a map `(N, H, W)` lies on the parts that tell target and rival apart; each value `(N,)`.
+    """Whether a map `(N, H, W)` lies on the parts in which target and rival differ; each value `(N,)`.
 
-    `regions (N, H, W)` holds the part of every pixel (−1: none), `difference (N, P)` how far target and rival differ
-    in each part, NaN where it is not visible. The deciding parts are `deciding_parts(difference)`.
+    `regions (N, H, W)` is the part of every pixel (−1: none). `difference (N, P)` is how much target and rival differ
+    in each part, NaN for parts that are not visible. The deciding parts are `deciding_parts(difference)`.
 
-    - `part_pointing` in {0, 1} (higher is better): the part of the highest mean value is a deciding one;
+    - `part_pointing` in [0, 1] (higher is better): whether the part with the highest mean value is a deciding one;
     - `part_correlation` in [−1, 1] (higher): Spearman's ρ of the parts' mean values and their differences;
     - `part_share` in [0, 1] (higher): the mass on deciding parts as a share of the mass on all parts;
     - `part_energy` in [0, 1] (higher): the mass on deciding parts as a share of the map's positive mass.
 
-    All are NaN where no part decides or the map has no positive mass. Raises `FinerCAMError` on unequal shapes.
+    All are NaN if no part is deciding or the map has no positive mass. Raises `FinerCAMError` if the shapes differ.
 
     >>> maps, regions = torch.tensor([[[3.0, 1.0, 4.0]]]), torch.tensor([[[0, 1, -1]]])
-    >>> found = part_evidence(maps, regions, torch.tensor([[0.9, 0.1]]))
-    >>> [round(found[name].item(), 3) for name in ("part_pointing", "part_share", "part_energy")]
+    >>> values = part_evidence(maps, regions, torch.tensor([[0.9, 0.1]]))
+    >>> [round(values[name].item(), 3) for name in ("part_pointing", "part_share", "part_energy")]
     [1.0, 0.75, 0.375]
     """
     if regions.shape != maps.shape or difference.ndim != 2 or len(difference) != len(maps):
@@ -75,16 +75,12 @@ def part_evidence(maps: Tensor, regions: Tensor, difference: Tensor) -> dict[str
     deciding, seen = deciding_parts(difference), ~difference.isnan()
     decided = (on_part * deciding).sum(1)
     density = torch.where(seen, on_part / pixels, -1.0)
-    top = density == density.amax(
-        1, keepdim=True
-    )  # equal densities share the point, as equal maxima of `pointing` do
+    top = density == density.amax(1, keepdim=True)  # equal densities share the value, as in `pointing`
+    pairs = zip(difference, density, seen, strict=True)
+    correlations = [spearman(d[s][None, None], p[s][None, None])[0] for d, p, s in pairs]
     values = {
         "part_pointing": (top & deciding).sum(1) / top.sum(1),
-        "part_correlation": torch.stack(
-            [_rank_correlation(d[s], p[s]) for d, p, s in zip(difference, density, seen, strict=True)]
-        )
-        if len(maps)
-        else total,
+        "part_correlation": torch.stack(correlations) if correlations else total,
         "part_share": decided / (on_part * seen).sum(1),
         "part_energy": decided / total,
     }
@@ -93,7 +89,7 @@ def part_evidence(maps: Tensor, regions: Tensor, difference: Tensor) -> dict[str
 
 
 def part_evidence_chance(regions: Tensor, difference: Tensor) -> dict[str, Tensor]:
-    """What the uniform map gets, under the names of `part_evidence` but for the correlation, which it leaves undefined.
+    """The values of the uniform map under the names of `part_evidence`; its correlation is undefined (NaN).
 
     >>> part_evidence_chance(torch.tensor([[[0, 1, -1, -1]]]), torch.tensor([[0.9, 0.1]]))["part_energy"].item()
     0.25
@@ -102,11 +98,7 @@ def part_evidence_chance(regions: Tensor, difference: Tensor) -> dict[str, Tenso
 
 
 def _per_part(values: Tensor, regions: Tensor, difference: Tensor) -> Tensor:
-    """The sum of values `(N, H·W)` over each part's pixels, `(N, P)`."""
+    """The sum of values `(N, H·W)` over the pixels of each part, `(N, P)`."""
     count = difference.shape[1]
     place = torch.where(regions < 0, count, regions).flatten(1)
     return values.new_zeros(len(values), count + 1).scatter_add_(1, place, values)[:, :count]
-
-
-def _rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    return spearman(a[None, None], b[None, None])[0]

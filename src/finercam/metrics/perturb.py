@@ -1,4 +1,4 @@
-"""Remove pixels in the order in which a map ranks them, and read the model's scores: the base of every masking metric."""
+"""Remove pixels in the order of a map and read the model's scores, the base of all masking metrics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _READINGS = ("probability", "log_probability", "logit")
 
 
 def rank_pixels(maps: Tensor, *, seed: int | None = None) -> Tensor:
-    """Rank of every pixel, `(N, H, W)` int32: 0 is the most relevant.
+    """The rank of every pixel, `(N, H, W)` int32; 0 is the most relevant.
 
-    Give the *signed* map, before the ReLU: a rectified one is largely zeros, whose order is arbitrary. Ties keep raster
-    order (stable); with `seed` they get a random order, the same for all pictures. A control such as the uniform map
-    needs that, or its pixels would be removed from the top down.
+    Use the *signed* map: after a ReLU most values are zeros, whose order is arbitrary. Ties keep raster order, or get
+    a random order with `seed`, which is the same for all pictures. Controls such as the uniform map need the seed,
+    because otherwise their pixels would be removed from top to bottom.
 
     >>> rank_pixels(torch.tensor([[[0.1, 0.9], [0.1, 0.5]]])).tolist()
     [[[2, 0], [3, 1]]]
@@ -41,7 +41,7 @@ def rank_pixels(maps: Tensor, *, seed: int | None = None) -> Tensor:
 
 
 def pixel_counts(shares: Sequence[float] | Tensor, pixels: int) -> Tensor:
-    """How many of `pixels` each share in [0, 1] means, int32 `(S,)`; a share above 0 is at least one pixel.
+    """The number of pixels of each share in [0, 1], int32 `(S,)`; a share above 0 is at least one pixel.
 
     >>> pixel_counts([0, 0.001, 0.5, 1], 100).tolist()
     [0, 1, 50, 100]
@@ -54,7 +54,7 @@ def pixel_counts(shares: Sequence[float] | Tensor, pixels: int) -> Tensor:
 
 
 def class_scores(scores: Scores, images: Tensor) -> Tensor:
-    """The model's logits `(N, K)` in single precision or better, with the gradient off."""
+    """The model's logits `(N, K)` in at least single precision, without gradients."""
     with torch.no_grad():
         logits = scores(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
@@ -110,9 +110,8 @@ def masked_scores(
 ) -> Tensor:
     """Scores `(N, M, S)` of `classes` `(N, M)` after the `counts` `(S,)` most relevant pixels are filled.
 
-    With `reveal` those pixels stay and the *others* are filled. Runs the model `N·S` times in batches of `batch_size`
-    masked pictures; pixels are ranked once, so a masked batch costs one comparison and one `where`. A map with a NaN
-    or an infinity gives NaN.
+    With `reveal` those pixels are kept and the *others* are filled. Runs the model on `N·S` masked pictures in batches
+    of `batch_size`. A map with a NaN or an infinity gives NaN.
 
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
     >>> image, relevance = torch.ones(1, 3, 2, 2), torch.rand(1, 2, 2)
@@ -133,7 +132,7 @@ def masked_scores(
         return images.new_zeros(0, wanted.shape[1], len(steps), dtype=torch.float32)
     ranks = rank_pixels(maps.to(images.device))
     painter = as_fill(fill)
-    # Equal blocks: a last batch of one picture would run the model at its least efficient.
+    # Blocks have equal sizes, because a last batch of one picture would be inefficient.
     rows = -(-len(images) // -(-len(images) // batch_size))
     blocks = []
     for block, rank, ids in zip(images.split(rows), ranks.split(rows), wanted.split(rows), strict=True):
@@ -142,7 +141,7 @@ def masked_scores(
         for some in steps.split(columns):
             removed = rank[:, None] < some[:, None, None]
             logits = class_scores(scores, paint(~removed if reveal else removed).flatten(0, 1))
-            if not parts:  # once a block: reading ids back on every batch would stall an accelerator
+            if not parts:  # checked once per block, because reading ids back stalls an accelerator
                 _check_ids(ids, logits.shape[1])
             each = _read(logits, ids.repeat_interleave(len(some), 0), score)
             parts.append(each.reshape(len(block), len(some), -1))

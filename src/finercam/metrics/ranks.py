@@ -14,7 +14,7 @@ __all__ = ["mean_ranks", "spearman"]
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rank correlation of maps, `(N,)` in [−1, 1]; equal values share their mean rank.
 
-    NaN where either map is constant. Raises `FinerCAMError` where the shapes differ.
+    NaN if either map is constant. Raises `FinerCAMError` if the shapes differ.
 
     >>> round(spearman(torch.tensor([[[1.0, 2.0, 9.0]]]), torch.tensor([[[0.1, 0.3, 0.2]]])).item(), 6)
     0.5
@@ -31,7 +31,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 along the last axis of `(..., P)`, equal values sharing the mean of theirs; float64 where there is one.
+    """Ranks from 0 along the last axis of `(..., P)`; equal values share their mean rank. Float64, except on MPS.
 
     >>> mean_ranks(torch.tensor([[5.0, 1.0, 5.0]])).tolist()
     [[1.5, 0.0, 1.5]]

@@ -1,4 +1,4 @@
-"""ROAD (remove and debias): masking that does not leave the shape of the mask in the picture."""
+"""ROAD (remove and debias): masking that does not show the shape of the mask in the picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Road", "road"]
 
 @dataclass(frozen=True)
 class Road:
-    """Curves over the shares removed: most relevant first (`morf`) and least relevant first (`lerf`)."""
+    """Curves over the removed shares, most relevant first (`morf`) and least relevant first (`lerf`)."""
 
     morf: Curves
     lerf: Curves
@@ -28,7 +28,7 @@ class Road:
 
     @property
     def contrast(self) -> Tensor:
-        """The same of target minus rival, `(N, R)`."""
+        """`combined` of the score of target minus rival, `(N, R)`."""
         lerf = self.lerf.target[:, None] - self.lerf.rivals
         morf = self.morf.target[:, None] - self.morf.rivals
         return (lerf - morf).mean(-1) / 2
@@ -49,8 +49,8 @@ def road(
 ) -> Road:
     """Remove the most (MoRF) and the least (LeRF) relevant shares of pixels by noisy linear imputation.
 
-    A good map makes the target's score fall fast under MoRF and hardly under LeRF. `2·len(shares)` model calls an
-    image. Source: Rong et al., ICML 2022; combined as in pytorch-grad-cam. See `impute` for the fill and its noise.
+    With a good map the target's score falls fast under MoRF and slowly under LeRF. Costs `2·len(shares)` model calls
+    per image. Source: Rong et al., ICML 2022; combined as in pytorch-grad-cam. See `impute` for the fill and its noise.
 
     >>> import torch
     >>> brightness = lambda x: torch.stack((x.mean((1, 2, 3)), 0 * x.mean((1, 2, 3))), 1)
@@ -70,5 +70,5 @@ def road(
         )
         return Curves(removed.to(values), values[:, 0], values[:, 1:], fill.name, score)
 
-    # To remove the least relevant k is to keep the most relevant P − k.
+    # Removing the k least relevant pixels is the same as keeping the P − k most relevant ones.
     return Road(curves(counts, False), curves(pixels - counts, True))

@@ -1,4 +1,4 @@
-"""Sanity checks: a map that survives the loss of the model's weights, or of the question, explains neither."""
+"""Sanity checks: a map should change if the model's weights or the explained class are changed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, targe
 
 @dataclass(frozen=True)
 class Cascade:
-    """Layers from the top down, and after randomising each the rank correlation `(N, L)` with the trained model's map."""
+    """Layers from the top down, and the rank correlation `(N, L)` with the trained model's map after each was randomised."""
 
     layers: tuple[str, ...]
     correlation: Tensor
 
     @property
     def final(self) -> Tensor:
-        """With every layer random, `(N,)` in [−1, 1]: near 0 is healthy."""
+        """The correlation with all layers randomised, `(N,)` in [−1, 1]; it should be near 0."""
         return self.correlation[:, -1]
 
     @property
     def mean(self) -> Tensor:
-        """Over the cascade, `(N,)`: lower is better."""
+        """The mean correlation over the cascade, `(N,)`, lower is better."""
         return self.correlation.mean(1)
 
 
@@ -46,17 +46,17 @@ def randomise_parameters(
     absolute: bool = False,
     seed: int = 0,
 ) -> Cascade:
-    """Randomise the model's layers one after the other from the top down; does the map change with them?
+    """Randomise the model's layers one after the other from the top down and measure how much the map changes.
 
     Compares `explain(model, images, target)` before and after each step by `spearman` (of |S| with `absolute`). Layers
-    are the modules that own parameters, in reverse order of definition, or `layers` in the order given. A layer is
-    re-initialised by its own `reset_parameters`, or else drawn from a Gaussian of each parameter's mean and deviation.
-    The model's weights and buffers are restored, also after an error; torch's own random state is untouched. One
-    explanation a layer. Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
+    are the modules that have parameters, in reverse order of definition, or `layers` in the given order. A layer is
+    initialised by its `reset_parameters`, or from a Gaussian with the mean and deviation of each parameter. The
+    model's weights and buffers are restored, also after an error, and torch's random state does not change. Costs one
+    explanation per layer. Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1))
-    >>> look = lambda m, x, c: m(x)[range(len(x)), c].detach()
-    >>> randomise_parameters(model, look, torch.rand(1, 3, 8, 8), 0).layers
+    >>> explain = lambda m, x, c: m(x)[range(len(x)), c].detach()
+    >>> randomise_parameters(model, explain, torch.rand(1, 3, 8, 8), 0).layers
     ('1', '0')
     """
     owners = {
@@ -90,22 +90,22 @@ def random_logit(
     absolute: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """Rank correlation of the target's map and another class's, `(N,)` in [−1, 1]; lower is better.
+    """Rank correlation of the target's map and another class's map, `(N,)` in [−1, 1]; lower is better.
 
-    The other class is drawn at random from `classes` classes, or given as `others` `(N,)`. A map that looks the same
-    for every class cannot explain why this one. Source: Sixt et al., "When explanations lie", ICML 2020, with
-    Spearman's ρ in the place of SSIM, as in the cascade.
+    The other class is drawn at random from `classes` classes, or given as `others` `(N,)`. A map that is the same for
+    every class does not explain the target. Source: Sixt et al., "When explanations lie", ICML 2020, with Spearman's
+    ρ instead of SSIM, as in the cascade.
 
-    >>> look = lambda m, x, c: m(x)[range(len(x)), c].detach()
+    >>> explain = lambda m, x, c: m(x)[range(len(x)), c].detach()
     >>> model = nn.Conv2d(3, 5, 1)
-    >>> round(random_logit(model, look, torch.rand(1, 3, 8, 8), 0, others=torch.tensor([0])).item(), 6)
+    >>> round(random_logit(model, explain, torch.rand(1, 3, 8, 8), 0, others=torch.tensor([0])).item(), 6)
     1.0
     """
     ids = as_classes(target, images)
     if others is None:
         if classes is None or classes < 2:
             raise FinerCAMError(f"classes is {classes}: say how many there are (2 or more), or give others.")
-        # One draw a picture by its place: 1 to K − 1 steps on from the target, never on the target itself.
+        # A shift of 1 to K − 1 never gives the target itself.
         shift = torch.randint(1, classes, (len(images),), generator=torch.Generator().manual_seed(seed))
         others = (ids + shift.to(ids.device)) % classes
     prepare = torch.abs if absolute else torch.clone

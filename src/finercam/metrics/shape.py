@@ -1,4 +1,4 @@
-"""How concentrated a map is. Never quote it alone: a finer map is sparser whether or not it is right."""
+"""Metrics of how concentrated a map is. A finer map is sparser whether or not it is right, so do not use them alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["complexity", "mean_intensity", "sparseness"]
 
 
 def sparseness(maps: Tensor) -> Tensor:
-    """Gini index of |S|, `(N,)` in [0, 1 − 1/P]: 0 for the uniform map, near 1 when all mass is on one pixel.
+    """Gini index of |S|, `(N,)` in [0, 1 − 1/P]: 0 for the uniform map, near 1 if all mass is on one pixel.
 
-    `Σ_i (2i − P − 1) |S|_(i) / (P Σ|S|)` with |S| sorted upwards. NaN for a map of zeros. Source: Chalasani et al.,
+    `Σ_i (2i − P − 1) |S|_(i) / (P Σ|S|)` with |S| in ascending order. NaN for a map of zeros. Source: Chalasani et al.,
     ICML 2020.
 
     >>> sparseness(torch.tensor([[[0.0, 0.0, 0.0, 1.0]]])).item()
@@ -29,7 +29,7 @@ def sparseness(maps: Tensor) -> Tensor:
 def complexity(maps: Tensor) -> Tensor:
     """Entropy of |S| / Σ|S| in nats, `(N,)` in [0, ln P], lower is simpler; ln P for the uniform map.
 
-    NaN for a map of zeros. Source: Bhatt et al., IJCAI 2020. ADCC's complexity is another thing: `mean_intensity`.
+    NaN for a map of zeros. Source: Bhatt et al., IJCAI 2020. ADCC defines complexity differently, see `mean_intensity`.
 
     >>> complexity(torch.ones(1, 1, 4)).exp().item()
     4.0
@@ -41,7 +41,7 @@ def complexity(maps: Tensor) -> Tensor:
 def mean_intensity(maps: Tensor) -> Tensor:
     """ADCC's complexity, mean |S| over the pixels, `(N,)` in [0, 1] for maps in [0, 1], lower is better.
 
-    Source: Poppi et al., CVPR-W 2021. It depends on how maps were scaled: scale to a peak of 1.
+    Source: Poppi et al., CVPR-W 2021. It depends on the scale of the maps; scale them to a peak of 1.
 
     >>> mean_intensity(torch.tensor([[[1.0, 0.0]]])).item()
     0.5
@@ -50,6 +50,6 @@ def mean_intensity(maps: Tensor) -> Tensor:
 
 
 def _mass(maps: Tensor) -> Tensor:
-    """|S| `(N, P)` over its peak, so that no sum overflows or vanishes; NaN for a map of zeros."""
+    """|S| `(N, P)` divided by its peak, which keeps sums in range; NaN for a map of zeros."""
     mass = as_maps(maps).abs().flatten(1)
     return mass / mass.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Fieldguide: a seeded, procedural benchmark of bird pictures in which the truth about every contrast is known."""
+"""Fieldguide: a procedural benchmark of bird pictures with known ground truth for every contrast."""
 
 from .dataset import CHANGED, Fieldguide
 from .species import GENERA, PARTS, SPECIES, caption, discriminative_parts, nearest_sibling, siblings, traits

@@ -15,7 +15,7 @@ __all__ = ["paint_bird"]
 
 NUMBER = {part: number for number, part in enumerate(PARTS, 1)}
 
-# Length and depth of a beak at its base in units of the head's radius, its bend, and the darkening of its lower half.
+# Length and depth at the base of each beak in units of the head's radius, and its bend.
 BEAKS = {
     "cone": (0.55, 0.34, 0.0),
     "heavy": (0.95, 0.80, 0.04),
@@ -62,7 +62,7 @@ class _Painter:
     def relief(
         self, window: Window, distance: np.ndarray, depth: float, radius: float, x: float, y: float
     ) -> np.ndarray:
-        """Shading of a rounded thing: dark towards its edge, light on the side of the sun. `(x, y)` its middle."""
+        """Shading of a rounded shape with centre `(x, y)`: dark towards its edge, lighter on the side of the sun."""
         inward = np.clip(distance * (-1 / depth), 0, 1)
         inward *= 2 - inward
         cx, cy = self.bird.place(x, y)
@@ -75,7 +75,7 @@ class _Painter:
         inward += np.clip(across + down[:, None], -0.2, 0.2)
         return inward
 
-    # -- the bare bird -------------------------------------------------------------------------------------------
+    # -- the bird without marks -----------------------------------------------------------------------------------
 
     def body(self) -> None:
         plan, coat = self.plan, self.coat
@@ -121,7 +121,7 @@ class _Painter:
         frame = self.bird.child(sx, sy, atan2(ty - sy, tx - sx))
         window = frame.window([(0, 0, sr + 0.06), (length, 0, 0.08)])
         t, n = frame.at(window)
-        # Fuller below than above, so that the folded wing droops like a drop of water.
+        # The wing is fuller below than above, so that it droops when folded.
         distance = capsule(t, n + 0.05 * np.sin(pi / length * t), (0, 0, sr), (length, 0, 0.03))
         shadow = 0.34 * np.clip(1 - distance * (1 / 0.07), 0, 1) * self.body_cover[window]
         self.canvas.rgb[:, window[0], window[1]] *= 1 - shadow
@@ -160,7 +160,7 @@ class _Painter:
         glint = np.hypot(u - 0.42, v + 0.20) - 0.08
         self.canvas.lay(window, soft(glint, pixel), rgb((255, 255, 255)), 1.0, NUMBER["eye"])
 
-    # -- what is worn --------------------------------------------------------------------------------------------
+    # -- marks -----------------------------------------------------------------------------------------------------
 
     def mark(
         self,
@@ -182,7 +182,7 @@ class _Painter:
     def patch(
         self, part: str, frame: Frame, centre: tuple[float, float], radii: tuple[float, float], turn: float
     ) -> None:
-        """An ellipse on the plumage."""
+        """Paint an ellipse on the plumage."""
         window = frame.window([(*centre, max(radii))])
         u, v = frame.at(window)
         distance = ellipse(u, v, centre, radii, turn)
@@ -212,7 +212,7 @@ class _Painter:
         if mark.style == "spot":
             self.patch("breast", self.bird, (bx + 0.66 * br, by + 0.05), (0.16, 0.19), 0.2)
             return
-        # Along the bird's front, from the neck down.
+        # The frame follows the bird's front from the neck down.
         frame = self.bird.child(bx, by, atan2(hy - by, hx - bx) + pi / 2)
         window = frame.window([(0.3 * br, 0, br)])
         u, v = frame.at(window)
@@ -258,7 +258,7 @@ class _Painter:
             gape = np.abs(n) - 0.05
             shade = 1.10 - 0.30 * soft(-n - 0.04 * depth, 0.10 * depth)
         shade -= 0.35 * soft(gape, self.head.pixel)
-        if mark.style == "heavy":  # grooves across it, as on a puffin's
+        if mark.style == "heavy":  # grooves as on the beak of a puffin
             shade -= 0.38 * soft(np.abs(np.abs(u - 1.24 + 0.2 * v * v) - 0.13) - 0.035, self.head.pixel)
         self.mark(window, distance, "beak", None, shade, self.head.pixel)
 
@@ -274,17 +274,16 @@ class _Painter:
         feathers = np.abs(n) * (1 / 0.07)
         feathers -= np.floor(feathers)
         shade = 0.98 + 0.22 * (0.4 - feathers) + 0.4 * np.clip(distance, -0.1, 0) + 0.08
-        common = TAILS[self.plan] if mark.style != "plain" else mark.colour
-        colour: np.ndarray = rgb(common)
+        colour: np.ndarray = rgb(mark.colour if mark.style == "plain" else TAILS[self.plan])
         if mark.style != "plain":
             if mark.style == "tipped":
-                worn = soft(0.70 * length - t, self.pixel)
+                marked = soft(0.70 * length - t, self.pixel)
             else:
                 bands = np.abs(t - 0.62 * length), np.abs(t - 0.90 * length)
-                worn = soft(np.minimum(*bands) - 0.065, self.pixel)
-            colour = colour[:, None, None] + worn * (rgb(mark.colour) - colour)[:, None, None]
+                marked = soft(np.minimum(*bands) - 0.065, self.pixel)
+            colour = colour[:, None, None] + marked * (rgb(mark.colour) - colour)[:, None, None]
         self.canvas.lay(window, cover, colour, shade, NUMBER["tail"])
 
 
 TAILS = {species.genus.plan: species.genus.common["tail"].colour for species in SPECIES}
-"""The ground colour on which a tail's tip or bands are worn."""
+"""The colour of each tail below its tip or bands."""

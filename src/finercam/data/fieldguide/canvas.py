@@ -1,4 +1,4 @@
-"""A picture in the making, and local coordinate frames in which its parts are drawn."""
+"""The canvas that a picture is painted on, and the local coordinate frames of its parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Frame:
-    """Local coordinates: `pixel = origin + axes @ local`; lengths scale alike in all directions."""
+    """Local coordinates: `pixel = origin + axes @ local`, with the same scale in all directions."""
 
     size: int
     origin: tuple[float, float]
@@ -39,7 +39,7 @@ class Frame:
         return self.origin[0] + a * x + b * y, self.origin[1] + c * x + d * y
 
     def child(self, x: float, y: float, turn: float, scale: float = 1.0, flip: bool = False) -> Frame:
-        """A frame at a local point, turned by `turn` radians; `flip` mirrors it left to right beforehand."""
+        """A frame at a local point, turned by `turn` radians; `flip` first mirrors it left to right."""
         a, b, c, d = self.axes
         p, q = scale * cos(turn), scale * sin(turn)
         m = -1 if flip else 1
@@ -50,7 +50,7 @@ class Frame:
         )
 
     def window(self, circles: Iterable[tuple[float, float, float]]) -> Window:
-        """The part of the picture that holds local circles `(x, y, radius)` with a margin of one pixel."""
+        """The part of the picture that contains local circles `(x, y, radius)`, with a margin of one pixel."""
         per_unit = 1 / self.pixel
         boxes = [(*self.place(x, y), r * per_unit + 1) for x, y, r in circles]
         n = self.size
@@ -73,7 +73,7 @@ class Frame:
 
 
 class Canvas:
-    """`rgb` `(3, H, W)` float32 in [0, 1] and `parts` `(H, W)` uint8, the number of the part one sees."""
+    """`rgb` `(3, H, W)` float32 in [0, 1], and `parts` `(H, W)` uint8, the number of the visible part."""
 
     def __init__(self, rgb: np.ndarray) -> None:
         self.rgb = rgb
@@ -87,10 +87,10 @@ class Canvas:
         shade: np.ndarray | float = 1.0,
         part: int = 0,
     ) -> None:
-        """Paint `colour` (`(3,)` or `(3, h, w)`) times `shade` over the window as far as `cover` (0 to 1) says.
+        """Blend `colour` (`(3,)` or `(3, h, w)`) times `shade` into the window with opacity `cover` (0 to 1).
 
-        The pixel now belongs to `part` where the cover is at least a quarter; something that is no part of the bird
-        (`part` 0) takes it where it hides three quarters of what was there.
+        A pixel is assigned to `part` if the cover is at least a quarter. If `part` is 0 (not the bird), a pixel is
+        assigned to it only if the cover is at least three quarters.
         """
         tinted = (colour[:, None, None] if colour.ndim == 1 else colour) * shade
         region = self.rgb[:, window[0], window[1]]

@@ -1,4 +1,4 @@
-"""Fieldguide as a dataset: pictures with labels, part masks, and the pixels that tell any two species apart."""
+"""Fieldguide as a dataset: pictures with labels, part masks, and the pixels in which any two species differ."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["CHANGED", "Fieldguide", "stack"]
 
 CHANGED = 8
-"""A pixel counts as changed when one of its channels differs by more than this many of 255 levels.
+"""A pixel counts as changed if one of its channels differs by more than this many of 255 levels.
 
-What does not change is equal to the last bit (the noise is the same), so the threshold only has to drop the faint
-outer fringe of an anti-aliased edge, which nobody sees.
+All other pixels are equal to the last bit, because the noise is the same. The threshold only removes the faint outer
+fringe of anti-aliased edges, which is not visible.
 """
 
 
 class Fieldguide:
-    """`count` pictures of made-up birds of which everything is known; picture `i` depends on `(seed, i, size)` only.
+    """`count` pictures of invented birds with full ground truth; picture `i` depends only on `(seed, i, size)`.
 
-    Implements `finercam.data.ImageDataset`, and has `contrast_mask` and `discriminative_parts`. Source of the idea:
-    FunnyBirds (Hesse et al., ICCV 2023).
+    Implements `finercam.data.ImageDataset`, and adds `contrast_mask` and `discriminative_parts`. The idea is from
+    FunnyBirds (Hesse et al., ICCV 2023). Raises FinerCAMError for a count, seed or size out of range.
 
     >>> birds = Fieldguide(4, seed=1)
     >>> sample = birds[2]
@@ -76,8 +76,9 @@ class Fieldguide:
         return label_of(self.seed, self._index(index))
 
     def picture(self, index: int, label: int | None = None) -> Picture:
-        """Pixels `(H, W, 3)` uint8 and part numbers `(H, W)` uint8, as another species if `label` is given."""
-        return _paint(self.seed, self.size, self._index(index), None if label is None else self._class(label))
+        """Pixels `(H, W, 3)` uint8 and part numbers `(H, W)` uint8; `label` paints another species into the scene."""
+        scene = draw_scene(self.seed, self._index(index))
+        return paint(scene, self.size, None if label is None else self._class(label))
 
     def image(self, index: int) -> Image.Image:
         from PIL import Image
@@ -85,7 +86,7 @@ class Fieldguide:
         return Image.fromarray(self.picture(index).image)
 
     def annotation(self, index: int) -> Annotation:
-        """Masks of the parts in sight and of the `"object"`, its box, and the centre of every part in sight."""
+        """Masks of the visible parts and of the `"object"`, its box, and the centre of every visible part."""
         parts = self.picture(index).parts
         masks = {"object": parts > 0}
         keypoints = {}
@@ -106,21 +107,21 @@ class Fieldguide:
     # -- two species ---------------------------------------------------------------------------------------------
 
     def counterfactual(self, index: int, rival: int | str) -> Image.Image:
-        """The same scene with species `rival` in it, all else unchanged."""
+        """The same scene with species `rival` in it."""
         from PIL import Image
 
         return Image.fromarray(self.picture(index, self._class(rival)).image)
 
     def contrast_mask(self, index: int, rival: int | str) -> np.ndarray:
-        """`(H, W)` bool: the pixels that tell the picture's species from `rival`.
+        """`(H, W)` bool: the pixels in which the picture's species differs from `rival`.
 
-        They are those that change (by more than `CHANGED` levels in some channel) when the scene is painted again
-        with the rival in it. Empty if the rival is the picture's own species.
+        These pixels change by more than `CHANGED` levels in some channel if the scene is painted with the rival. The
+        mask is empty if the rival is the species of the picture.
         """
         return _changed(self.picture(index).image, self.picture(index, self._class(rival)).image)
 
     def discriminative_parts(self, c: int | str, d: int | str) -> tuple[str, ...]:
-        """The parts that tell two species apart: one or two inside a genus."""
+        """The parts in which two species differ: one or two within a genus."""
         return species.discriminative_parts(self._class(c), self._class(d))
 
     def siblings(self, c: int | str) -> tuple[int, ...]:
@@ -128,7 +129,7 @@ class Fieldguide:
         return species.siblings(self._class(c))
 
     def nearest_sibling(self, c: int | str) -> int:
-        """The sibling with the fewest discriminative parts; ties go to the next in the genus's order."""
+        """The sibling with the fewest discriminative parts; of equal ones, the next in the order of the genus."""
         return species.nearest_sibling(self._class(c))
 
     # -- many pictures -------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class Fieldguide:
         return np.array([self.label(index) for index in indices], np.int64)
 
     def batch(self, indices: Iterable[int], workers: int = 1) -> np.ndarray:
-        """Pixels `(N, H, W, 3)` uint8; `workers` > 1 paints in that many processes, with the same result."""
+        """Pixels `(N, H, W, 3)` uint8; `workers` is the number of processes, which does not change the result."""
         one = partial(_image, self.seed, self.size)
         return stack(one, [self._index(index) for index in indices], workers, (self.size, self.size, 3), np.uint8)
 
@@ -148,11 +149,11 @@ class Fieldguide:
         one = partial(_contrast, self.seed, self.size)
         return stack(one, pairs, workers, (self.size, self.size), np.bool_)
 
-    # -- what was asked for --------------------------------------------------------------------------------------
+    # -- checks of arguments ---------------------------------------------------------------------------------------
 
     def _index(self, index: int) -> int:
         if not 0 <= index < self.count:
-            # An IndexError, not the library's own: it is what ends iteration over a sequence.
+            # Iteration over a sequence ends with an IndexError.
             raise IndexError(f"picture {index}: expected 0 to {self.count - 1}")
         return int(index)
 
@@ -168,12 +169,8 @@ class Fieldguide:
         return int(which)
 
 
-def _paint(seed: int, size: int, index: int, label: int | None) -> Picture:
-    return paint(draw_scene(seed, index), size, label)
-
-
 def _image(seed: int, size: int, index: int) -> np.ndarray:
-    return _paint(seed, size, index, None).image
+    return paint(draw_scene(seed, index), size).image
 
 
 def _changed(image: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -188,13 +185,13 @@ def _contrast(seed: int, size: int, pair: tuple[int, int]) -> np.ndarray:
 def stack(
     one: Callable[[Any], np.ndarray], items: Sequence[Any], workers: int, shape: tuple[int, ...], dtype: type
 ) -> np.ndarray:
-    """`(N, *shape)`: `one` of every item, in as many processes as there are workers."""
+    """The results of `one(item)` for all items, `(N, *shape)`, computed in `workers` processes."""
     out = np.empty((len(items), *shape), dtype)
     if workers <= 1 or len(items) < 64:
         for place, item in enumerate(items):
             out[place] = one(item)
         return out
-    # Spawned rather than forked: the caller may hold threads (PyTorch's), which do not survive a fork.
+    # Processes are spawned, because threads of the caller (PyTorch's) do not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for place, picture in enumerate(pool.map(one, items, chunksize=64)):
             out[place] = picture

@@ -1,4 +1,4 @@
-"""The genera as data: body plan, plumage, and what each of their species wears. None of these birds exists."""
+"""The genera as data: body plan, plumage and the marks of each species. None of these birds exists."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 
 
 class Mark(NamedTuple):
-    """How a part is worn: its style (shape or pattern) and its colour, a key of `COLOURS`."""
+    """The look of a part: its style (shape or pattern) and its colour, a key of `COLOURS`."""
 
     style: str
     colour: str
@@ -68,14 +68,14 @@ class Genus:
     name: str
     latin: str
     look: str
-    """What a caption says of every species of the genus."""
+    """The words that begin the caption of every species of the genus."""
     plan: Plan
     coat: dict[str, str]
     """Colours of back, belly, head, wing, flight feathers and legs."""
     common: dict[str, Mark]
-    """The marks that every species wears unless it says otherwise."""
+    """The marks of every species, unless `wears` overrides them."""
     wears: dict[str, dict[str, Mark | None]]
-    """Species name to what it wears beyond, or without (None), the common marks."""
+    """Species name to its additional marks; None removes a common mark."""
 
 
 SONGBIRD = Plan()

@@ -1,4 +1,4 @@
-"""Paints a scene with a species in it: backdrop, perch, bird, leaves in front, light, noise."""
+"""Paints a scene with a species in it: backdrop, perch, bird, leaves in front, light and noise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Picture", "paint", "paint_species"]
 
 
 class Picture(NamedTuple):
-    """`image` `(H, W, 3)` uint8; `parts` `(H, W)` uint8: 0 or one plus the part's place in `PARTS`, where visible."""
+    """`image` `(H, W, 3)` uint8; `parts` `(H, W)` uint8: one plus the index in `PARTS` of the visible part, or 0."""
 
     image: np.ndarray
     parts: np.ndarray
 
 
 def paint(scene: Scene, size: int, label: int | None = None) -> Picture:
-    """Paint the scene at `size` by `size` pixels with the species `label` (by default its own).
+    """Paint the scene at `size` by `size` pixels with the species `label` (by default the scene's species).
 
     Two species in one scene have the same pose, surroundings, light and noise. Pixels that do not belong to a part
     in which they differ are equal to the last bit.
@@ -33,7 +33,7 @@ def paint(scene: Scene, size: int, label: int | None = None) -> Picture:
 
 
 def paint_species(scene: Scene, size: int, species: Species | None) -> Picture:
-    """Paint the scene with any species in it, also one that is not in `SPECIES`, or without a bird (None)."""
+    """Paint the scene with any species, which need not be in `SPECIES`, or without a bird (None)."""
     canvas = Canvas(np.stack([enlarge(plane, size, size) for plane in scene.backdrop]))
     page = Frame.page(size)
     for growth in scene.behind:
@@ -83,7 +83,7 @@ def _paint_perch(canvas: Canvas, page: Frame, scene: Scene) -> None:
     else:
         dx, dy = 1.5 * cos(scene.perch_turn), 1.5 * sin(scene.perch_turn)
         width = width if scene.perch == "branch" else 0.6 * width
-        # The feet stand on top of a branch and clasp a stem.
+        # The feet stand on top of a branch but hold a stem at its centre.
         cx, cy = (x, y + 0.8 * width) if scene.perch == "branch" else (x, y)
         start, end = (cx - dx, cy - dy, width * 1.5), (cx + dx, cy + dy, width * 0.5)
         window = page.window([start, end])
@@ -100,7 +100,7 @@ def _paint_perch(canvas: Canvas, page: Frame, scene: Scene) -> None:
 
 
 def _develop(rgb: np.ndarray, scene: Scene) -> np.ndarray:
-    """Light and sensor: from linear paint `(3, H, W)` to uint8 `(H, W, 3)`."""
+    """Apply light and sensor noise to linear colours `(3, H, W)`; returns uint8 `(H, W, 3)`."""
     size = rgb.shape[-1]
     rgb *= enlarge(scene.dapple, size, size)
     rgb *= scene.light[:, None, None] * 255

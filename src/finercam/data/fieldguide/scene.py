@@ -42,7 +42,7 @@ class Growth:
 @dataclass(frozen=True)
 class Scene:
     label: int
-    """The species of the picture; any other can be painted in its place."""
+    """The species of the picture; other species can be painted in its place."""
     feet: tuple[float, float]
     scale: float
     """Frame units per body unit."""
@@ -63,11 +63,11 @@ class Scene:
     light: np.ndarray
     """`(3,)` gain of the light's colour."""
     dapple: np.ndarray
-    """`(4, 4)` knots of the light's unevenness."""
+    """`(4, 4)` knots of the unevenness of the light."""
     sun: tuple[float, float]
     """Direction of the light in the frame; it shades the bird."""
     noise: float
-    """Standard deviation of the sensor's noise; full brightness is 1."""
+    """Standard deviation of the sensor noise; full brightness is 1."""
     noise_seed: int
 
 
@@ -97,7 +97,7 @@ def _shuffled(seed: int, block: int) -> np.ndarray:
 
 
 def label_of(seed: int, index: int) -> int:
-    """The species of a picture: every run of `len(SPECIES)` indices holds each species once, in a shuffled order."""
+    """The species of a picture: each block of `len(SPECIES)` indices contains every species once, in shuffled order."""
     block, place = divmod(index, len(SPECIES))
     return int(_shuffled(seed, block)[place])
 
@@ -108,7 +108,7 @@ def rgb(colour: tuple[int, int, int] | str) -> np.ndarray:
 
 
 def anchors(genus: Genus) -> dict[str, tuple[float, float]]:
-    """The position of each part on a bird of the genus without a pose, in body units."""
+    """The position of each part of a bird of the genus in body units, before any pose."""
     plan = genus.plan
     (hx, hy, r), (bx, by, br) = plan.head, plan.breast
     (sx, sy, _), (wx, wy, _) = plan.shoulder, plan.wing_tip
@@ -129,7 +129,7 @@ def anchors(genus: Genus) -> dict[str, tuple[float, float]]:
 
 
 def _pose(rng: np.random.Generator) -> Pose:
-    """A random pose for which the whole of `EXTENT` lies in the frame."""
+    """A random pose that keeps `EXTENT` within the frame."""
     flip = bool(rng.random() < 0.5)
     angle = float(np.clip(rng.normal(0, 0.14), -0.3, 0.3))
     x0, x1, y0, y1 = EXTENT
@@ -149,7 +149,7 @@ def _pose(rng: np.random.Generator) -> Pose:
 
 
 def to_frame(pose: Pose, x: float, y: float) -> tuple[float, float]:
-    """A point in body units, in units of the frame."""
+    """Convert a point from body units to units of the frame."""
     (fx, fy), scale, angle, flip = pose
     u, v = x * cos(angle) - y * sin(angle), x * sin(angle) + y * cos(angle)
     return fx + (-u if flip else u) * scale, fy + v * scale
@@ -217,7 +217,7 @@ def _sprig(
 
 
 def _clear(leaf: Growth, points: list[tuple[float, float]], radius: float) -> bool:
-    """Whether a growth leaves all points free: discriminative parts must stay visible."""
+    """Whether a growth stays away from all points, so that discriminative parts remain visible."""
     (x0, y0, r0), (x1, y1, r1) = leaf.start, leaf.end
     dx, dy = x1 - x0, y1 - y0
     reach = radius + max(r0, r1)
@@ -231,7 +231,7 @@ def _clear(leaf: Growth, points: list[tuple[float, float]], radius: float) -> bo
 def _growths_behind(
     rng: np.random.Generator, feet: tuple[float, float], perch: str, perch_turn: float, leafage: str
 ) -> tuple[Growth, ...]:
-    """Up to three sprigs behind the bird: on a branch they grow out of it, otherwise most reach in from outside."""
+    """Up to three sprigs behind the bird. They grow out of a branch, or mostly reach in from the border."""
     behind: list[Growth] = []
     for _ in range(int(rng.integers(0, 4))):
         x, y, turn = (float(value) for value in rng.uniform((-0.1, -0.1, 0), (1.1, 1.1, 2 * pi)))

@@ -1,4 +1,4 @@
-"""Signed distances (negative inside) and soft noise: the few primitives that every picture is painted with."""
+"""Signed distances (negative inside) and smooth noise: the primitives of all pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 def capsule(x: Array, y: Array, start: tuple[float, float, float], end: tuple[float, float, float]) -> Array:
-    """Distance to a tapered capsule from `start` to `end`, each `(x, y, radius)`: a teardrop, a beak, a leg, a leaf.
+    """Distance to a tapered capsule from `start` to `end`, each `(x, y, radius)`.
 
     >>> float(capsule(np.zeros(1), np.zeros(1), (-1, 0, 0.5), (1, 0, 0.5))[0])
     -0.5
@@ -35,7 +35,7 @@ def capsule(x: Array, y: Array, start: tuple[float, float, float], end: tuple[fl
 
 
 def ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Array:
-    """First-order distance to an ellipse turned by `turn` radians: exact on its edge, where it matters."""
+    """First-order distance to an ellipse turned by `turn` radians; it is exact on the edge."""
     cos, sin = float(np.cos(turn)), float(np.sin(turn))
     px, py = x - centre[0], y - centre[1]
     u = (px * cos + py * sin) / radii[0]
@@ -49,9 +49,9 @@ def ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float,
 
 
 def fan(t: Array, n: Array, length: float, widths: tuple[float, float], fork: float) -> Array:
-    """Distance to a tail: half-width `widths[0]` at `t = 0` and `widths[1]` at `t = length`, `n` across.
+    """Distance to a tail along `t` and across `n`, with half-width `widths[0]` at `t = 0` and `widths[1]` at its end.
 
-    `fork` > 0 cuts the middle out of the end (a swallow's tail), < 0 makes the middle the longest (a wedge).
+    `fork` > 0 cuts the middle out of the end, as in a swallow's tail; `fork` < 0 makes the middle longest (a wedge).
     """
     across = np.abs(n)
     side = across - (widths[0] + (widths[1] - widths[0]) / length * t)
@@ -60,7 +60,7 @@ def fan(t: Array, n: Array, length: float, widths: tuple[float, float], fork: fl
 
 
 def smooth_union(a: Array, b: Array, k: float) -> Array:
-    """Polynomial smooth minimum: the two shapes melt into each other over a width of about `k`."""
+    """Polynomial smooth minimum: the two shapes blend over a width of about `k`."""
     h = np.maximum(k - np.abs(a - b), 0)
     h *= h
     h *= 0.25 / k
@@ -68,12 +68,12 @@ def smooth_union(a: Array, b: Array, k: float) -> Array:
 
 
 def soft(distance: Array, width: float) -> Array:
-    """Coverage in [0, 1] of an edge that is `width` wide: the anti-aliasing when `width` is one pixel."""
+    """Coverage in [0, 1] of an edge that is `width` wide; a `width` of one pixel is anti-aliasing."""
     return np.clip(0.5 - distance * (1 / width), 0, 1)
 
 
 def scallops(along: Array, across: Array, pitch: float) -> Array:
-    """Rows of overlapping feathers, in [0, 1): each runs from light at its base to dark at its rounded tip."""
+    """Rows of overlapping feathers, in [0, 1): 0 at the base of each feather, rising to its rounded tip."""
     x = across * (1 / pitch)
     x -= np.floor(x) + 0.5
     x *= x
@@ -84,10 +84,10 @@ def scallops(along: Array, across: Array, pitch: float) -> Array:
 
 
 def enlarge(knots: Array, height: int, width: int) -> Array:
-    """Smooth noise `(height, width)` through a few knots `(n, m)`: a uniform cubic B-spline, float32.
+    """Smooth noise `(height, width)` from a few knots `(n, m)` by a uniform cubic B-spline, float32.
 
-    Multiplied in strips of rows small enough that the linear algebra library keeps to one thread: waking others
-    costs more than the work, and on a busy machine many times more.
+    The product is computed in strips of rows. They are so small that the linear algebra library uses one thread,
+    because starting more threads costs more than the work itself.
     """
     rows, columns = spline(height, knots.shape[0]), spline(width, knots.shape[1]).T
     narrow = np.concatenate([strip @ knots for strip in _strips(rows, knots.shape[1])])
@@ -106,7 +106,7 @@ def spline(size: int, knots: int) -> Array:
     reach = np.abs(at[:, None] - np.arange(-1, knots + 1)[None])
     near, far = reach < 1, (reach >= 1) & (reach < 2)
     weights = np.where(near, 2 / 3 - reach**2 + reach**3 / 2, 0) + np.where(far, (2 - reach) ** 3 / 6, 0)
-    # The knots beyond either end repeat the last one, so that borders do not fade.
+    # The knots beyond either end repeat the last knot, so that the borders do not fade.
     weights[:, 1] += weights[:, 0]
     weights[:, -2] += weights[:, -1]
     inner = weights[:, 1:-1]

@@ -1,7 +1,7 @@
-"""The species: who is whose kin, which parts tell any two apart, and how a caption names what one sees.
+"""The species: their genera, the parts in which any two differ, and captions of their look.
 
-Inside a genus any two species differ in exactly one or two parts, by colour, pattern, shape or absence; across
-genera the body plan and the plumage differ too.
+Within a genus any two species differ in one or two parts, by colour, pattern, shape or absence. Across genera the
+body plan and the plumage differ too.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ PARTS = (
     "eye_ring",
     "crest",
 )
-"""Part names; the place in this tuple plus one is the part's number in a part map (0: not the bird)."""
+"""Part names. The number of a part in a part map is its index here plus one; 0 is not the bird."""
 
 NAMED = (
     *("tail", "breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar"),
     *("beak", "eye_ring", "crest", "wing", "legs"),
 )
-"""The parts that phrases name: all but body and eye, which look alike on every bird of a colour."""
+"""The parts that captions name. Body and eye are left out, because they look the same on all birds of one colour."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ SPECIES: tuple[Species, ...] = tuple(
     for genus in GENERA
     for name, extra in genus.wears.items()
 )
-"""Every species; its place here is its label."""
+"""Every species; its index is its label."""
 
 
 @cache
@@ -81,7 +81,7 @@ def siblings(label: int) -> tuple[int, ...]:
 
 @cache
 def discriminative_parts(c: int, d: int) -> tuple[str, ...]:
-    """The parts that tell species `c` from species `d`, in the order of `PARTS`; empty when `c == d`.
+    """The parts in which species `c` and `d` differ, in the order of `PARTS`; empty if `c == d`.
 
     >>> names = [species.name for species in SPECIES]
     >>> discriminative_parts(names.index("Plain Pippin"), names.index("Royal Pippin"))
@@ -96,7 +96,7 @@ def discriminative_parts(c: int, d: int) -> tuple[str, ...]:
 
 @cache
 def nearest_sibling(label: int) -> int:
-    """The sibling with the fewest discriminative parts; among equals the next one in the genus's own (cyclic) order."""
+    """The sibling with the fewest discriminative parts; of equal ones, the next in the cyclic order of the genus."""
     return min(siblings(label), key=lambda d: (len(discriminative_parts(label, d)), (d - label) % len(SPECIES)))
 
 
@@ -130,7 +130,7 @@ PHRASES: dict[tuple[str, str], str] = {
 
 
 def phrase(part: str, mark: Mark) -> str:
-    """How a caption names a mark, without an article.
+    """The words for a mark in a caption, without an article.
 
     >>> phrase("wing_bar", Mark("two", "white"))
     'two white wing bars'
@@ -139,7 +139,7 @@ def phrase(part: str, mark: Mark) -> str:
 
 
 def with_article(words: str) -> str:
-    """The words after "a" or "an"; plurals get no article.
+    """The words with "a" or "an" before them; plurals get no article.
 
     >>> with_article("orange beak"), with_article("two wing bars")
     ('an orange beak', 'two wing bars')
