@@ -197,7 +197,7 @@ def _species(name: str) -> int:
 
     classes = Fieldguide(1).classes
     if name not in classes:
-        raise FinerCAMError(f"{name!r} is not a Fieldguide species: give pictures of it, and the traits with --text")
+        raise FinerCAMError(f"{name!r} is no Fieldguide species: give pictures of it, and the traits with --text")
     return classes.index(name)
 
 

@@ -132,7 +132,7 @@ def _on_one_grid(classifier_maps: Tensor, concept_maps: Tensor, count: int) -> t
         )
     size = max(one[1:], other[2:], key=lambda grid: grid[0] * grid[1])
     if size[0] * size[1] < 2:
-        raise FinerCAMError(f"maps of {size[0]}x{size[1]} are too small to be shifted; use a finer layer")
+        raise FinerCAMError(f"maps of {size[0]}x{size[1]} have no place to shift to; use a finer layer")
     large = upsample(concept_maps.flatten(0, 1).float(), (size[0], size[1])).unflatten(0, (other[0], count))
     return upsample(classifier_maps.float(), (size[0], size[1])), large
 

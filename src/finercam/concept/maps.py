@@ -42,7 +42,9 @@ def concept_maps(
     if isinstance(texts, str) or not texts:
         raise FinerCAMError(f"texts={texts!r}: expected a list of texts")
     if against is not None and against in texts:
-        raise FinerCAMError(f"text {against!r} cannot be compared with itself; give another one, or a general word")
+        raise FinerCAMError(
+            f"text {against!r} cannot be contrasted against itself; give another one, or a general word"
+        )
     distinct = list(dict.fromkeys(texts))
     general = against or f"{distinct[0]} {distinct[0]}"  # a second class is needed; with gamma 0 it has no effect
     classify = ZeroShotClassifier(model, tokenizer, [*distinct, general], templates).eval()

@@ -1,1 +1,1 @@
-"""Pictures: colours, text, blends, sheets of titled pictures, and the questions they answer."""
+"""Drawing: colours, text, overlays, sheets of titled pictures, and the figures of an explanation."""

@@ -1,4 +1,4 @@
-"""A map laid on its photo: overlay, signed overlay, contour lines. Plain Pillow images, at the photo's own size."""
+"""Maps drawn on a photo: overlay, signed overlay and contour lines, as Pillow images of the photo's size."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LEVELS = (0.25, 0.5, 0.75)
 
 
 def overlay(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0.0) -> Image.Image:
-    """The photo, tinted where there is evidence: as strong as the evidence, and untouched where it is zero.
+    """The photo, tinted in proportion to the evidence and unchanged where the evidence is zero.
 
-    `image` is a PIL image or an array `(H, W, 3)`, uint8 or floats in [0, 1]; `evidence` a map `(h, w)` in [0, 1]
-    (tensor or array) of any resolution. Nothing is rescaled: a blank map leaves the photo as it is, and what lies
-    outside [0, 1] is clipped. `strongest` in [0, 1] is the opacity at 1; `mute` in [0, 1] takes away that much of
-    the photo's own colour, so that the colours to be seen are the map's.
+    `image` is a PIL image or an array `(H, W, 3)`, uint8 or floats in [0, 1]. `evidence` is a map `(h, w)` in [0, 1]
+    (tensor or array) of any resolution. The values are not rescaled: a blank map does not change the photo, and
+    values outside [0, 1] are clipped. `strongest` in [0, 1] is the opacity at evidence 1. `mute` in [0, 1] is the
+    share of the photo's colour that is removed, so that the colours of the map stand out.
 
     Raises FinerCAMError for a picture or map of another shape or with NaN.
 
@@ -37,9 +37,9 @@ def overlay(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 
 
 
 def signed(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0.0) -> Image.Image:
-    """The photo, orange where the map `(h, w)` in [-1, 1] speaks for the target and blue where it speaks against it.
+    """The photo, orange where the map `(h, w)` in [-1, 1] is evidence for the target and blue where it is against.
 
-    Symmetric around 0, where the photo stays as it is. Arguments and errors as in `overlay`.
+    The colours are symmetric around 0, where the photo is unchanged. Arguments and errors as in `overlay`.
 
     >>> photo = Image.new("RGB", (8, 8), "white")
     >>> signed(photo, np.ones((2, 2))).getpixel((0, 0)) != signed(photo, -np.ones((2, 2))).getpixel((0, 0))
@@ -51,9 +51,10 @@ def signed(image: Any, evidence: Any, *, strongest: float = 0.8, mute: float = 0
 def contour(
     image: Any, evidence: Any, *, levels: Sequence[float] = LEVELS, width: float | None = None
 ) -> Image.Image:
-    """The photo with lines where the map `(h, w)` in [0, 1] passes `levels`, `width` pixels wide (None: as the photo's size asks); else untouched.
+    """The photo with contour lines of the map `(h, w)` in [0, 1] at `levels`.
 
-    Each line is in the colour of its level, on a dark edge that shows on any photo. Errors as in `overlay`.
+    Lines are `width` pixels wide; None chooses a width for the size of the photo. Each line has the colour of its
+    level and a dark edge, which is visible on any photo. Errors as in `overlay`.
 
     >>> photo = Image.new("RGB", (8, 8), "green")
     >>> contour(photo, np.zeros((2, 2))) == photo
@@ -66,22 +67,22 @@ def contour(
     values = _on_grid(evidence, photo.shape[:2], low=0.0)
     if any(not 0 < level < 1 for level in levels):
         raise FinerCAMError(f"levels={tuple(levels)}: expected numbers between 0 and 1")
-    if width is None:  # on a small photo two pixels would cover what they point at
+    if width is None:  # on a small photo, lines of two pixels would hide the object
         width = min(2.0, max(0.7, min(photo.shape[:2]) / 160))
-    finer = 3  # drawn larger and shrunk: Pillow's lines have no smooth edges of their own
-    # a rim of zeros closes the lines at the picture's edge
+    finer = 3  # lines are drawn larger and shrunk, because Pillow draws them without smooth edges
+    # A border of zeros closes the lines at the edge of the picture.
     lines = contour_generator(z=np.pad(values, 1))
     paths = {level: lines.lines(level) for level in sorted(levels)}
-    if not any(len(found) for found in paths.values()):
+    if not any(len(level_paths) for level_paths in paths.values()):
         return Image.fromarray(photo)
     sheet = Image.new("RGBA", (photo.shape[1] * finer, photo.shape[0] * finer), (0, 0, 0, 0))
     draw = ImageDraw.Draw(sheet)
     strokes = [(max(2, round(finer * width * 1.9)), None), (max(1, round(finer * width)), evidence_colours)]
     for stroke, colours in strokes:
-        for level, found in paths.items():
+        for level, level_paths in paths.items():
             colour = np.rint(255 * colours(np.array([level]))[0]) if colours else np.array([10, 5, 20])
-            for path in found:
-                # contourpy counts from the centre of the rim's first pixel
+            for path in level_paths:
+                # contourpy's origin is the centre of the first pixel of the border.
                 corners = [tuple(xy) for xy in (np.asarray(path) - 0.5) * finer]
                 draw.line(corners, fill=(*colour.astype(int).tolist(), 255), width=stroke, joint="curve")
     drawn = sheet.resize((photo.shape[1], photo.shape[0]), Image.Resampling.BOX)
@@ -89,7 +90,7 @@ def contour(
 
 
 def heat(evidence: Any, size: tuple[int, int] | None = None) -> Image.Image:
-    """The map `(h, w)` in [0, 1] alone, in colours on black, at `size` (H, W) or its own.
+    """The map `(h, w)` in [0, 1] in colours on black, at `size` (H, W) or at its own size.
 
     >>> heat(np.zeros((2, 2)), size=(4, 6)).getpixel((0, 0))
     (0, 0, 0)
@@ -99,7 +100,10 @@ def heat(evidence: Any, size: tuple[int, int] | None = None) -> Image.Image:
 
 
 def pixels(image: Any) -> np.ndarray:
-    """A picture as uint8 `(H, W, 3)`: from a PIL image, or an array, uint8 or floats in [0, 1], grey or RGB."""
+    """A picture as uint8 `(H, W, 3)`, from a PIL image or a grey or RGB array of uint8 or floats in [0, 1].
+
+    Raises FinerCAMError for other shapes, types and values.
+    """
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
@@ -108,7 +112,7 @@ def pixels(image: Any) -> np.ndarray:
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise FinerCAMError(
             f"a picture of shape {array.shape}: expected a PIL image or an array (H, W, 3); preprocess.inverse(tensor) "
-            "turns what a model takes into one"
+            "turns a model's input into one"
         )
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)

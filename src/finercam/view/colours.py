@@ -1,4 +1,4 @@
-"""Two colour maps, safe for colour-blind readers, and how much of a photo they may cover."""
+"""Two colour maps that colour-blind readers can use, and their opacity on a photo."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ __all__ = ["evidence_colours", "opacity", "signed_colours"]
 
 _FOR = ((0.0, "#ffe8c2"), (0.5, "#ff9d3b"), (1.0, "#dd4a00"))
 _AGAINST = ((0.0, "#dfe6ff"), (0.5, "#7d9bff"), (1.0, "#2540c8"))
-"""What speaks for the target is orange and what speaks against it blue: told apart by every kind of colour vision."""
+"""Orange is evidence for the target and blue evidence against it; every kind of colour vision can distinguish them."""
 
 
 def evidence_colours(values: np.ndarray) -> np.ndarray:
-    """Colours in [0, 1] of evidence in [0, 1]: `(...)` to `(..., 3)`; inferno from a visible purple to pale yellow."""
+    """Colours `(..., 3)` in [0, 1] of evidence `(...)` in [0, 1]: inferno, from a visible purple to pale yellow."""
     from matplotlib import colormaps
 
     return colormaps["inferno"](0.3 + 0.68 * np.clip(values, 0, 1))[..., :3]
 
 
 def signed_colours(values: np.ndarray) -> np.ndarray:
-    """Colours in [0, 1] of signed evidence in [-1, 1], symmetric around 0: `(...)` to `(..., 3)`."""
+    """Colours `(..., 3)` in [0, 1] of signed evidence `(...)` in [-1, 1], symmetric around 0."""
     values = np.clip(values, -1, 1)
     warm, cold = (_ramp(np.abs(values), stops) for stops in (_FOR, _AGAINST))
     return np.where(values[..., None] >= 0, warm, cold)
 
 
 def opacity(values: np.ndarray, strongest: float = 0.8) -> np.ndarray:
-    """How much of the photo is covered, `(...)` in [0, strongest]: nothing at all where there is no evidence.
+    """The opacity of the tint, `(...)` in [0, strongest]; 0 where there is no evidence.
 
     >>> opacity(np.array([0.0, 1.0]))
     array([0. , 0.8])
     """
-    # a little above linear: at a tenth of the peak a tint is already to be seen, and the photo still is
+    # The exponent makes a tint visible at a tenth of the peak, without hiding the photo.
     return strongest * np.clip(np.abs(values), 0, 1) ** 0.8
 
 

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves of a target and its rival, with the area between them."""
+"""Figures of deletion and insertion curves of a target and its rival."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def curves(
     title: str = "",
     score: str = "probability",
 ) -> Figure:
-    """The target's score against the share of pixels gone (or come), with the rival's, and the area between.
+    """Plot the scores of target and rival over the share of deleted or revealed pixels, and the area between them.
 
-    `shares (S,)` in [0, 1], `target (S,)` and `rival (S,)` scores: a row of `finercam.metrics.deletion(…)`'s `target`
-    and `rivals`; rows `(N, S)` are averaged. The areas (trapezoids over the span, as `metrics.area`) stand in the
-    legend. `kind` is "deletion" or "insertion". Finer-CAM paper, Fig. 5.
+    `shares (S,)` are in [0, 1]. `target (S,)` and `rival (S,)` are scores, such as a row of the `target` and `rivals`
+    of `finercam.metrics.deletion(…)`; rows `(N, S)` are averaged. The legend shows the areas under the curves, as
+    computed by `metrics.area`. `kind` is "deletion" or "insertion". See Fig. 5 of the Finer-CAM paper.
 
-    Raises FinerCAMError for curves of another length than `shares`, or not finite.
+    Raises FinerCAMError for curves that differ in length from `shares` or are not finite.
 
     >>> figure = curves([0, 0.5, 1], [0.9, 0.3, 0.1], [0.05, 0.4, 0.2], names=("wren", "robin"))
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]

@@ -1,4 +1,4 @@
-"""An explanation's maps as they are drawn: smooth, and no brighter than their evidence is strong."""
+"""An explanation's maps as they are drawn: smooth, and dimmed if their evidence is weak."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["MUTE", "VIEWS", "drawn", "drawn_signed", "picture", "smooth", "stren
 
 VIEWS = ("overlay", "contour", "signed", "photo")
 MUTE = 0.85
-"""How much of its own colour a photo loses under a tint, so that the colours to be seen are the map's."""
+"""Share of the photo's colour that is removed under a tint, so that the colours of the map stand out."""
 
 
 def picture(photo: np.ndarray, answer: Explanation, view: str = "overlay") -> Image.Image:
-    """The map of an explanation of one image on its photo `(H, W, 3)`: tinted, with lines, signed, or the photo alone."""
+    """The map of an explanation of one image on its photo `(H, W, 3)`, in one of VIEWS."""
     if view == "photo":
         return Image.fromarray(photo)
     if view == "signed":
@@ -33,7 +33,7 @@ def picture(photo: np.ndarray, answer: Explanation, view: str = "overlay") -> Im
 
 
 def drawn(answer: Explanation) -> Tensor:
-    """The map of an explanation of one image as it is drawn, `(H, W)` in [0, 1]: its peak is its brightness."""
+    """The map of an explanation of one image as it is drawn, `(H, W)` in [0, 1]; its peak is its brightness."""
     smoothed = smooth(answer.signed.float(), answer.image_size)
     return positive(smoothed)[0].cpu() * strength_of(answer).brightness
 
@@ -50,10 +50,11 @@ def strength_of(answer: Explanation) -> Strength:
 
 
 def smooth(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps `(N, h, w)` at `size` (H, W) by quadratic B-splines, pixel centres aligned.
+    """Enlarge maps `(N, h, w)` to `size` (H, W) by quadratic B-splines with aligned pixel centres.
 
-    Unlike bilinear maps they have no creases that look like stars, and unlike bicubic ones they never overshoot: each
-    value is a weighted mean of its three nearest places in each direction, so no sign and no new extreme is made up.
+    Unlike bilinear interpolation this makes no star-shaped creases, and unlike bicubic interpolation it does not
+    overshoot. Each value is a weighted mean of the three nearest places in each direction, so that no new sign and no
+    new extreme appears.
 
     >>> smooth(torch.tensor([[[0.0, 1.0, 0.0]]]), (1, 6))
     tensor([[[0.0312, 0.2812, 0.6875, 0.6875, 0.2812, 0.0312]]])
@@ -65,7 +66,7 @@ def smooth(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _spline(n: int, side: int) -> Tensor:
-    """How much each of n places counts at each of `side` pixels, `(side, n)`; the places at the edges are repeated."""
+    """The weight of each of n places at each of `side` pixels, `(side, n)`; the places at the edges are repeated."""
     at = (torch.arange(side, dtype=torch.float64) + 0.5) * n / side - 0.5
     distance = (at[:, None] - torch.arange(-1, n + 1)).abs()
     weight = torch.where(distance <= 0.5, 0.75 - distance**2, (1.5 - distance).clamp(min=0) ** 2 / 2)

@@ -1,6 +1,6 @@
 """Pictures of an explanation: matplotlib figures for sheets and curves, Pillow images for overlays.
 
-Figures hold no global state (no pyplot), need no display, and are saved by `figure.savefig(…)`.
+The figures use no global state (no pyplot) and need no display; save them with `figure.savefig(…)`.
 """
 
 from finercam.view.blend import contour, heat, overlay, signed

@@ -1,4 +1,4 @@
-"""An explanation as a sheet: the panel, a strip over gamma, a column for each rival, and the pair."""
+"""Figures of an explanation: the panel, a strip over gamma, a column for each rival, and the pair."""
 
 from __future__ import annotations
 
@@ -30,29 +30,28 @@ __all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "panel_png",
 
 
 MOST_NAMED = 3
-"""References named under a picture; of the others the number is shown."""
+"""How many references are named under a picture; for the others only their number is shown."""
 
 
 def panel(
     answer: Explanation, image: Any = None, example: Any = None, *, preprocess: Display | None = None
 ) -> Figure:
-    """The whole answer, a row for each image: photo, plain method, finer, finer against the closest class, signed.
+    """A row for each image: photo, plain map, finer map, finer map against the closest class, signed difference.
 
-    `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the images that were kept.
-    `example` is a picture of the closest reference class, or one for each image. A column that the
-    kept evidence cannot answer holds a line that says so. Raises FinerCAMError for pictures that do not fit the
-    explanation.
+    `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the stored images. `example`
+    is a picture of the closest reference class, or one for each image. If the stored evidence is not enough for a
+    column, it says so. Raises FinerCAMError for pictures that do not fit the explanation.
     """
     photos = shown(answer, image, preprocess)
     examples = [None] * len(answer) if example is None else one_each(example, len(answer))
-    rows = [_panel_row(one, photo, seen) for one, photo, seen in zip(answer, photos, examples, strict=True)]
+    rows = [_panel_row(*row) for row in zip(answer, photos, examples, strict=True)]
     return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer))
 
 
 def panel_png(
     answer: Explanation, image: Any = None, example: Any = None, *, preprocess: Display | None = None
 ) -> bytes:
-    """The panel as a PNG file's bytes; arguments and errors as in `panel`."""
+    """The panel as the bytes of a PNG file; arguments and errors as in `panel`."""
     return png(panel(answer, image, example, preprocess=preprocess))
 
 
@@ -63,7 +62,7 @@ def gamma_strip(
     *,
     preprocess: Display | None = None,
 ) -> Figure:
-    """The same question at several strengths, a row for each image: from the plain map (0) to the finest."""
+    """The same question at several strengths of the contrast, a row for each image; 0 is the plain map."""
     photos = shown(answer, image, preprocess)
     answers = [answer.ask(gamma=float(gamma)) for gamma in gammas]
     rows = []
@@ -74,9 +73,9 @@ def gamma_strip(
 
 
 def reference_grid(answer: Explanation, image: Any = None, *, preprocess: Display | None = None) -> Figure:
-    """One column for each rival of one image: finer against that class alone, and below it the signed difference.
+    """A column for each rival of one image: the finer map against that class, and below it the signed difference.
 
-    Raises FinerCAMError for an explanation of several images (take `answer[i]`) or without references.
+    Raises FinerCAMError for an explanation of several images (use `answer[i]`) or without references.
     """
     _single(answer, "reference_grid")
     photo = shown(answer, image, preprocess)[0]
@@ -92,10 +91,10 @@ def reference_grid(answer: Explanation, image: Any = None, *, preprocess: Displa
 
 
 def pair(answer: Explanation, against: Any = None, image: Any = None, *, preprocess: Display | None = None) -> Figure:
-    """Two classes of one image at gamma 1: what speaks for the one, what for the other, and both in one map.
+    """Compare two classes of one image at gamma 1: the evidence for each, and both in one map.
 
-    `against` is a class id or name; None takes the closest reference. Raises FinerCAMError for an explanation of
-    several images (take `answer[i]`), and where the evidence does not hold the reverse question.
+    `against` is a class id or name; None means the closest reference. Raises FinerCAMError for an explanation of
+    several images (use `answer[i]`), and if the stored evidence cannot answer the reverse question.
     """
     _single(answer, "pair")
     photo = shown(answer, image, preprocess)[0]
@@ -112,10 +111,10 @@ def pair(answer: Explanation, against: Any = None, image: Any = None, *, preproc
 
 
 def closest(answer: Explanation) -> Tensor:
-    """Each sample's rival in question: the first that its strategy picked, or the likeliest of those that were given.
+    """The main rival of each sample, `(N,)`: the first reference, or the most probable one if classes were given.
 
-    `(N,)`, -1 where a sample has no reference. Strategies put their references in order: "predicted" the likeliest
-    first, "similar" the most similar one.
+    -1 if a sample has no reference. Strategies order their references: "predicted" puts the most probable first,
+    "similar" the most similar.
     """
     references = answer.references.cpu()
     if references.shape[1] == 0:
@@ -127,10 +126,11 @@ def closest(answer: Explanation) -> Tensor:
 
 
 def difference(answer: Explanation, rival: Tensor | None = None) -> Tensor:
-    """What speaks for the target (+) and for one rival (-), `(N, H, W)` in [-1, 1], on one scale.
+    """The evidence for the target (+) and for one rival (-) on one scale, `(N, H, W)` in [-1, 1].
 
-    `ReLU(S_c|d) - ReLU(S_d|c)` at gamma 1; for methods linear in the contrast that is `S_c - S_d` itself. `rival (N,)`
-    are class ids, the closest references if None. Raises NotKept where the evidence holds no reverse question.
+    `ReLU(S_c|d) - ReLU(S_d|c)` at gamma 1, which is `S_c - S_d` for methods that are linear in the contrast.
+    `rival (N,)` are class ids, or None for the closest references. Raises NotKept if the stored evidence cannot answer
+    the reverse question.
     """
     both = _less(*_both_ways(answer, closest(answer) if rival is None else rival))
     large = upsample(both, answer.image_size)
@@ -179,7 +179,7 @@ def _against(photo: np.ndarray, answer: Explanation, rival: Tensor, notes: tuple
 
 
 def _signed(photo: np.ndarray, answer: Explanation, rival: Tensor, title: str) -> Cell:
-    """Both sides at the answer's own gamma."""
+    """The evidence for both classes at the gamma of the answer."""
     try:
         forward, reverse = _both_ways(answer, rival, float(answer.gamma[0]))
     except NotKept:
@@ -209,12 +209,12 @@ def _both_ways(answer: Explanation, rival: Tensor, gamma: float = 1.0) -> tuple[
 
 
 def _less(forward: Explanation, reverse: Explanation) -> Tensor:
-    """What speaks for the one class less what speaks for the other, `(N, h, w)`."""
+    """The evidence for the one class minus the evidence for the other, `(N, h, w)`."""
     return (forward.signed.clamp(min=0) - reverse.signed.clamp(min=0)).float()
 
 
 def _rather(answer: Explanation) -> tuple[Line, ...]:
-    """`rather than …`, a line for each of the first few references."""
+    """The lines "rather than …" for the first few references."""
     rivals = _rivals(answer)
     notes = [
         Line(("rather than " if first == 0 else "or ") + _class(answer, d), f", {_probability(answer, d)}")
@@ -243,7 +243,7 @@ def _question(answer: Explanation) -> str:
 
 
 def _how(answer: Explanation, gamma: bool = True) -> str:
-    """How it was made, in one line."""
+    """One line with the settings of the explanation."""
     strengths = sorted({round(value, 4) for value in answer.gamma.tolist()})
     strength = f", γ {' / '.join(f'{value:g}' for value in strengths[:4])}" if gamma else ""
     picked = "references given" if answer.strategy == "explicit" else f"references {answer.strategy}"
@@ -263,7 +263,7 @@ def _name(answer: Explanation) -> str:
 
 
 def _class(answer: Explanation, index: int) -> str:
-    """The common name alone where it says which class it is; the scientific one before it would fill the line."""
+    """The common name of a class if it is unique; the scientific name would fill the line."""
     names = answer.class_names
     return closed(short_names(names)[index]) if names is not None else label(index, None)
 

@@ -1,4 +1,4 @@
-"""A sheet: titled pictures in rows, measured in inches so that text is legible whatever the pictures' size."""
+"""Sheets of titled pictures in rows, laid out in inches, so that text is legible for pictures of any size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Line", "colour_ramp", "png", "sheet"]
 
 WIDE = 2.7
-"""Inches a cell is wide, and the most that a picture is; nor is it taller than 1.6 times that."""
+"""Width of a cell and largest width of a picture in inches; a picture is at most 1.6 times as high."""
 
 GAP, MARGIN = 0.16, 0.18
 HEADING, TITLE, NOTE, END = 13.0, 10.5, 9.0, 8.0
-"""Sizes of text in points: sheet heading, cell title, cell notes, ends of a colour bar."""
+"""Sizes of text in points: heading of the sheet, title of a cell, notes of a cell, labels of a colour bar."""
 
 LEADING = 1.28
 BAR = 0.07
@@ -31,7 +31,7 @@ INK, QUIET = "#111111", "#4a4a4a"
 
 @dataclass(frozen=True)
 class Line:
-    """A note: text that may be elided and a tail that may not, in at most `lines` lines."""
+    """A note of at most `lines` lines; `text` is shortened if needed, `tail` is not."""
 
     text: str
     tail: str = ""
@@ -40,9 +40,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture (uint8 `(H, W, 3)`, or None for an empty place), a title, notes, and a bar for its colours.
+    """A picture (uint8 `(H, W, 3)`, or None for an empty place), a title, notes, and a colour bar.
 
-    `bar` holds what the left and the right end of the bar mean; `signed` says which colours it has.
+    `bar` are the labels of the left and right end of the colour bar; `signed` selects its colours.
     """
 
     picture: np.ndarray | None
@@ -62,7 +62,7 @@ class Cell:
 
 
 def sheet(rows: Sequence[Sequence[Cell]], heading: str = "", footer: str = "") -> Figure:
-    """Rows of cells as a figure, 2.7 inches a cell. Text is drawn as it is: no mathematics, no markup.
+    """Rows of cells as a figure with cells 2.7 inches wide. Text is drawn literally, without mathematics or markup.
 
     >>> figure = sheet([[Cell(np.zeros((4, 6, 3), np.uint8), "Photo")]], heading="a $x^2$ b")
     >>> figure.texts[0].get_text()
@@ -102,7 +102,7 @@ def sheet(rows: Sequence[Sequence[Cell]], heading: str = "", footer: str = "") -
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file's bytes, without a date: the same figure gives the same bytes."""
+    """The figure as the bytes of a PNG file, without a date, so that the same figure gives the same bytes."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 3})
     return stream.getvalue()
@@ -125,7 +125,7 @@ def _draw(
         return
     wide, tall = cell.size
     axes = _axes(figure, left, under - tall, wide, tall)
-    # small pictures are shown as pixels, large ones are shrunk smoothly
+    # With "auto", small pictures keep their square pixels and large ones are shrunk smoothly.
     axes.imshow(cell.picture, aspect="auto", interpolation="auto")
     if cell.bar is not None:
         below = under - tall - GAP * 0.5
@@ -161,7 +161,7 @@ def _write(
 ) -> None:
     across, up = figure.get_size_inches()
     for number, line in enumerate(text.split("\n")):
-        # by the baseline: the top of a line of text depends on its letters
+        # Lines are placed by their baseline, because the top of a line depends on its letters.
         baseline = top - size * (0.9 + number * LEADING) / 72
         properties = font(size, bold)
         figure.text(

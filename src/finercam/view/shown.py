@@ -1,4 +1,4 @@
-"""The pictures that an explanation's maps lie on: what the model was shown, as a person sees it."""
+"""The pictures under an explanation's maps: the part of each photo that the model saw."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["Display", "one_each", "shown", "shown_picture"]
 
 AT_LEAST, AT_MOST = 448, 1024
-"""Pixels of a picture's longer side: coloured maps look coarse on fewer, and more than that nobody sees."""
+"""Limits in pixels of a picture's longer side. Maps look coarse on smaller ones; larger ones look no better."""
 
 
 class Display(Protocol):
-    """What a `finercam.images.Preprocess` can say about what a tensor shows."""
+    """The methods of `finercam.images.Preprocess` that are needed to show a model's input."""
 
     def inverse(self, tensor: Tensor) -> np.ndarray: ...
 
@@ -31,10 +31,10 @@ class Display(Protocol):
 
 
 def shown(answer: Explanation, image: Any = None, preprocess: Any = None) -> list[np.ndarray]:
-    """One picture (uint8 `(H, W, 3)`) for each sample: the part of it that the maps cover.
+    """For each sample, the part of its picture that the maps cover, uint8 `(H, W, 3)`.
 
-    `image` and `preprocess` are as in `shown_picture`, and `image` may be a list of one for each sample. With no
-    image, the kept input is shown. Raises FinerCAMError where there is no picture, or not one for each sample.
+    `image` and `preprocess` are as in `shown_picture`; `image` may be a list with one picture for each sample. Without
+    an image the stored input is shown. Raises FinerCAMError if there is no picture, or not one for each sample.
     """
     if image is None:
         if answer.images is None:
@@ -44,7 +44,7 @@ def shown(answer: Explanation, image: Any = None, preprocess: Any = None) -> lis
 
 
 def one_each(image: Any, count: int) -> list[Any]:
-    """A photo, or several, as a list of one for each sample; raises FinerCAMError for another number."""
+    """One or several photos as a list with one for each sample; raises FinerCAMError for another number."""
     single = isinstance(image, (Image.Image, str, os.PathLike))
     single = single or (not isinstance(image, (list, tuple)) and np.ndim(image) < 4)
     photos: list[Any] = [image] if single else list(cast(Any, image))
@@ -56,12 +56,12 @@ def one_each(image: Any, count: int) -> list[Any]:
 def shown_picture(picture: Any, preprocess: Any = None) -> np.ndarray:
     """The part of one picture that the model sees, uint8 `(H, W, 3)`, at the picture's own resolution.
 
-    `picture` is a PIL image, a path or an array `(H, W, 3)`, or the model's input, a tensor `(C, H, W)`. `preprocess`
-    is a `finercam.images.Preprocess`, which crops a photo as the model's input was, or a transform such as
-    torchvision's, through which the photo goes; None says that the photo is that crop already. An input without
-    `preprocess` that is not in [0, 1] is shown stretched from its lowest to its highest value.
+    `picture` is a PIL image, a path, an array `(H, W, 3)`, or the model's input as a tensor `(C, H, W)`. `preprocess`
+    is a `finercam.images.Preprocess`, whose crop is shown, or a transform such as torchvision's, whose output is
+    shown. None means that the photo is already cropped. A model's input that is not in [0, 1] is rescaled from its
+    lowest to its highest value if there is no `preprocess`.
 
-    Raises FinerCAMError for what is no picture, and for a `preprocess` that is neither.
+    Raises FinerCAMError for values that are no picture, and for other types of `preprocess`.
     """
     exact = cast(Display, preprocess) if hasattr(preprocess, "inverse") and hasattr(preprocess, "crop_box") else None
     if preprocess is not None and exact is None and not callable(preprocess):
@@ -77,7 +77,7 @@ def shown_picture(picture: Any, preprocess: Any = None) -> np.ndarray:
         return photo
     if exact is not None:
         x0, y0, x1, y1 = (round(side) for side in exact.crop_box((photo.shape[1], photo.shape[0])))
-        # Pillow's crop pads with black where the box reaches outside, as the preprocessing does
+        # Pillow pads with black where the box extends beyond the photo, as the preprocessing does.
         return np.asarray(Image.fromarray(photo).crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))))
     tensor = preprocess(Image.fromarray(photo))
     if not (isinstance(tensor, Tensor) and tensor.ndim == 3 and tensor.shape[0] in (1, 3)):
@@ -100,7 +100,7 @@ def _opened(picture: Any) -> np.ndarray:
 
 
 def _unit(tensor: Tensor, transform: Any) -> np.ndarray:
-    """A model's input `(C, H, W)` for display; a normalisation found in the transform is undone."""
+    """A model's input `(C, H, W)` for display; a normalisation in the transform is undone."""
     for step in (transform, *getattr(transform, "transforms", ())):
         if hasattr(step, "mean") and hasattr(step, "std"):
             mean, std = (torch.as_tensor(values).float().reshape(-1, 1, 1) for values in (step.mean, step.std))
@@ -116,6 +116,6 @@ def _sized(photo: np.ndarray) -> np.ndarray:
     if factor == 1.0:
         return photo
     size = (max(1, round(photo.shape[1] * factor)), max(1, round(photo.shape[0] * factor)))
-    # tiny pictures keep their square pixels, others are smoothed
+    # Tiny pictures keep their square pixels; others are smoothed.
     how = Image.Resampling.NEAREST if longer <= 64 else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(photo).resize(size, how))

@@ -1,4 +1,4 @@
-"""How much evidence a map holds, beside the other side's and beside the plain map's."""
+"""The strength of a map: its evidence compared with the evidence against the target and with the plain map."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["WEAK", "Strength", "strength"]
 WEAK = 0.1
 """Strength below which a map is drawn dimmed.
 
-Measured by `benchmarks/strength.py` on 60 photographs of CUB with the MobileNetV2 for birds, γ from .3 to 2: the map's
-peak lies in the bird's box in 91 % of the maps of at least .1, in 78 % of those from .05 to .1, and in 29 % of those
-below .05, where the box covers 38 % of the photograph: there the peak is no better than chance."""
+Measured by `benchmarks/strength.py` on 60 photographs of CUB with the MobileNetV2 for birds and γ from .3 to 2. The
+map's peak lies in the bird's box in 91 % of the maps with a strength of at least .1, in 78 % from .05 to .1, and in
+29 % below .05. The box covers 38 % of the photograph, so that below .05 the peak is no better than chance."""
 
 
 @dataclass(frozen=True)
 class Strength:
-    """Sums of a signed map: `positive` for the target, `negative` against it, and `plain`, the plain map's positive sum."""
+    """Sums of a signed map: `positive` for the target, `negative` against it; `plain` is the plain map's positive sum."""
 
     positive: float
     negative: float
@@ -28,12 +28,12 @@ class Strength:
 
     @property
     def share(self) -> float:
-        """The target's part of the evidence on both sides, in [0, 1]: Σ m⁺ / (Σ m⁺ + Σ m⁻)."""
+        """The share of the evidence that is for the target, in [0, 1]: Σ m⁺ / (Σ m⁺ + Σ m⁻)."""
         return _ratio(self.positive, self.positive + self.negative)
 
     @property
     def relative(self) -> float:
-        """Σ m⁺ over that of the plain map of the same layers; 1 is as much evidence as the plain map holds."""
+        """Σ m⁺ divided by that of the plain map of the same layers; 1 is as much evidence as in the plain map."""
         return _ratio(self.positive, self.plain)
 
     @property
@@ -43,12 +43,12 @@ class Strength:
 
     @property
     def brightness(self) -> float:
-        """Factor in [0, 1] on the drawn map: 1 from WEAK on, and below it in proportion to the strength."""
+        """Factor in [0, 1] on the drawn map: 1 if the strength is at least WEAK, and proportional to it below."""
         return min(1.0, self.value / WEAK)
 
     @property
     def signed_brightness(self) -> float:
-        """The factor for a picture of both sides, by their sum over the plain map's."""
+        """The factor for a picture of both sides, from the sum of their evidence relative to the plain map's."""
         return min(1.0, _ratio(self.positive + self.negative, self.plain) / WEAK)
 
     @property
@@ -58,7 +58,7 @@ class Strength:
 
     @property
     def words(self) -> str:
-        """One line for a reader.
+        """The strength in one line of text.
 
         >>> Strength(4.9, 0.1, 10.0).words
         "evidence: 49 % of the plain map's; 98 % for, 2.0 % against"
@@ -71,20 +71,22 @@ class Strength:
 
 
 def strength(signed: Tensor, plain: Tensor | None = None) -> Strength:
-    """The strength of one signed map `(h, w)`, beside the plain method's signed map of the same layers (None: itself).
+    """The strength of a signed map `(h, w)`, relative to the plain method's signed map of the same layers.
+
+    `plain=None` compares the map with itself.
 
     >>> import torch
     >>> contrast, plain = torch.tensor([[3.0, -1.0]]), torch.tensor([[4.0, 2.0]])
-    >>> found = strength(contrast, plain)
-    >>> found.share, found.relative, found.value, found.weak
+    >>> answer = strength(contrast, plain)
+    >>> answer.share, answer.relative, answer.value, answer.weak
     (0.75, 0.5, 0.5, False)
     """
-    whole, beside = (maps.detach().double() for maps in (signed, signed if plain is None else plain))
+    signed, plain = (maps.detach().double() for maps in (signed, signed if plain is None else plain))
     return Strength(
-        float(whole.clamp(min=0).sum()), float((-whole).clamp(min=0).sum()), float(beside.clamp(min=0).sum())
+        float(signed.clamp(min=0).sum()), float((-signed).clamp(min=0).sum()), float(plain.clamp(min=0).sum())
     )
 
 
 def _ratio(part: float, whole: float) -> float:
-    """`part / whole`; of nothing, all of it where there is a part and none where there is not."""
+    """`part / whole`; if the whole is 0, then 1 for a positive part and 0 otherwise."""
     return part / whole if whole > 0 else float(part > 0)

@@ -1,4 +1,4 @@
-"""Text on pictures: literal, in the fonts that are installed, wrapped at a width in points."""
+"""Text on pictures: literal text in the installed fonts, wrapped at a width in points."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["DPI", "font", "wrapped"]
 
 _FAMILIES = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Emoji", "Arial Unicode MS")
-"""Fonts to look for a letter in, in this order; the first one comes with matplotlib."""
+"""The fonts to draw a letter with, in order of preference; the first one comes with matplotlib."""
 
 DPI = 150
-"""Dots an inch of every sheet."""
+"""Dots per inch of every sheet."""
 
 
 def wrapped(text: object, width: float, size: float, lines: int = 2, tail: str = "", bold: bool = False) -> str:
-    """The literal text at `size` points in at most `lines` lines of `width` points, the rest elided; `tail` stays.
+    """The literal text at `size` points in at most `lines` lines of `width` points; `tail` is never shortened.
 
-    Letters that no font at hand can draw become their code points, so that two names stay two names.
+    Letters that no installed font can draw become their code points, so that different names stay different.
 
     >>> wrapped("Poecile atricapillus (Black-capped Chickadee)", width=150, size=10)
     'Poecile atricapillus\\n(Black-capped Chickadee)'
@@ -33,7 +33,7 @@ def wrapped(text: object, width: float, size: float, lines: int = 2, tail: str =
     rest = "".join(_drawable(letter) for letter in literal(text))
     while len(done) < lines - 1 and _length(rest + tail, size, bold) > width:
         line = _line(rest, width, size, bold)
-        if line == rest:  # only the tail does not fit: it takes the last word along
+        if line == rest:  # only the tail does not fit; it moves to the next line with the last word
             line = rest[: rest.rfind(" ") + 1] or rest
         done.append(line.rstrip())
         rest = rest[len(line) :].lstrip()
@@ -41,14 +41,14 @@ def wrapped(text: object, width: float, size: float, lines: int = 2, tail: str =
 
 
 def font(size: float, bold: bool = False) -> FontProperties:
-    """A font of `size` points with the fall-backs that are installed."""
+    """A font of `size` points with the installed fallbacks."""
     from matplotlib.font_manager import FontProperties
 
     return FontProperties(family=list(_files()), size=size, weight="bold" if bold else "normal")
 
 
 def _line(text: str, width: float, size: float, bold: bool) -> str:
-    """As much of the beginning as fits: whole words if there are any, at least one letter."""
+    """The beginning of the text that fits: whole words if possible, and at least one letter."""
     fits = _fitting(text, width, size, bold)
     if fits == len(text):
         return text
@@ -64,7 +64,7 @@ def _elided(text: str, width: float, size: float, bold: bool) -> str:
 
 
 def _fitting(text: str, width: float, size: float, bold: bool) -> int:
-    """How many letters from the beginning fit, by bisection."""
+    """The number of letters from the beginning that fit, by bisection."""
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -73,7 +73,7 @@ def _fitting(text: str, width: float, size: float, bold: bool) -> int:
 
 
 def _length(text: str, size: float, bold: bool = False) -> float:
-    """Width in points as it is drawn at DPI: hinting makes the letters of small text wider than in proportion."""
+    """Width in points when drawn at DPI, where hinting makes small letters wider than in proportion."""
     from matplotlib.backends.backend_agg import get_hinting_flag
     from matplotlib.font_manager import get_font
 
@@ -84,7 +84,7 @@ def _length(text: str, size: float, bold: bool = False) -> float:
 
 
 def _drawable(letter: str) -> str:
-    if letter in "\u200c\u200d\ufe0f":  # they only join or choose a form
+    if letter in "\u200c\u200d\ufe0f":  # these only join letters or select a form
         return ""
     if letter == "\u200e":
         return letter
@@ -93,7 +93,7 @@ def _drawable(letter: str) -> str:
 
 @cache
 def _files(bold: bool = False) -> dict[str, str]:
-    """Installed families of `_FAMILIES` and their files."""
+    """The installed families of `_FAMILIES` and their files."""
     from matplotlib.font_manager import FontProperties, findfont, get_font_names
 
     installed = set(get_font_names())
