@@ -140,7 +140,7 @@ def _texts_by_class(prompts: Prompts) -> dict[str, list[str]]:
     else:
         texts_of = {text: [text] for text in prompts if isinstance(text, str)}
         if len(texts_of) != len(prompts):
-            raise FinerCAMError(f"prompts={list(prompts)[:5]!r}…: expected a different text for each class")
+            raise FinerCAMError(f"prompts={list(prompts)[:5]!r}…: expected different texts, one for each class")
     for name, texts in texts_of.items():
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise FinerCAMError(f"prompts: class {name!r} has {texts!r}; expected one or several texts")

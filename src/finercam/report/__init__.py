@@ -1,4 +1,4 @@
-"""The live report: one self-contained HTML file in which the question can be changed and the map answers at once."""
+"""The live report: one self-contained HTML file in which the reader can change the question and see the new map."""
 
 from finercam.report.report import write_report
 

@@ -1,4 +1,4 @@
-"""Which classes an image's page can ask about: those whose evidence was kept apart."""
+"""The classes that the page of an image offers: those whose separate evidence is stored."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Layers = tuple[tuple[Tensor, Tensor], ...]
 
 @dataclass(frozen=True)
 class Apart:
-    """The evidence of one image, class by class: R class ids, the target first.
+    """The separate evidence of R classes for one image; the target is the first class.
 
-    For each view and layer activations `(1, C, h, w)` and gradients `(R, C, h, w)` (or `(R, C, 1, 1)`);
-    `baseline (R,)` is what a score method takes off each target's channel scores. `fixed`: for one target only.
+    `views` has activations `(1, C, h, w)` and gradients `(R, C, h, w)` (or `(R, C, 1, 1)`) for each view and layer.
+    `baseline (R,)` is what a score method subtracts from the channel scores of each target. `fixed` means that the
+    evidence is valid for one target only.
     """
 
     classes: list[int]
@@ -32,9 +33,9 @@ class Apart:
 
     @classmethod
     def of(cls, answer: Explanation, rivals: int) -> Apart:
-        """Of an explanation of one image: the target, its references, then the likeliest others.
+        """The evidence in an explanation of one image: the target, its references, then the most probable classes.
 
-        At most `rivals` besides the target; classes whose evidence was not kept apart are left out.
+        There are at most `rivals` classes besides the target. Classes without separate evidence are left out.
         """
         kept = [_kept(evidence, 0) for _, evidence in answer.seen]
         classes = [k for k in _wanted(answer, 0, rivals) if all(k in of_view for of_view in kept)]
@@ -59,10 +60,11 @@ class Apart:
 
 
 def with_rivals(answer: Explanation, rivals: int) -> Explanation:
-    """The same images with the evidence of `rivals` classes besides the target, where one run of the model adds it.
+    """The same images with the evidence of `rivals` classes besides the target.
 
-    The run is made only for methods by gradients, where it costs about a prediction, and only if the images were
-    kept; else the page offers what the evidence holds. References beyond `rivals` are left out of the result.
+    The model runs once more if the evidence is missing. This happens only for gradient methods, where it costs about
+    as much as a prediction, and only if the images are stored; otherwise the explanation is returned unchanged.
+    References beyond `rivals` are left out of the result.
     """
     if all(
         set(_wanted(answer, sample, rivals)) <= set(_kept(answer.seen[0][1], sample)) for sample in range(len(answer))
@@ -71,7 +73,7 @@ def with_rivals(answer: Explanation, rivals: int) -> Explanation:
     backend, images = answer.backend, answer.images
     if backend is None or images is None or answer.question.method.evidence != "gradients":
         return answer
-    # Of a hundred references only the first are told apart; one backward pass for each would take minutes.
+    # Only the first references get separate evidence, because a hundred backward passes would take minutes.
     ids, cosine = answer.references[:, :rivals], answer.similarity[:, :rivals]
     contrast = replace(answer.contrast, references=ids)
     again = backend.with_settings(keep=rivals + 1)
@@ -79,7 +81,7 @@ def with_rivals(answer: Explanation, rivals: int) -> Explanation:
 
 
 def similarities(answer: Explanation, classes: list[int]) -> list[list[float | None]] | None:
-    """Cosine between the head's rows of the classes, `(R, R)`; only the references' to the target without a head."""
+    """Cosines between the head's rows of the classes, `(R, R)`; without a head only those of target and references."""
     backend = answer.backend
     head = None if backend is None else backend.head_rows(answer.logits.shape[1])
     if head is not None:
@@ -94,19 +96,19 @@ def similarities(answer: Explanation, classes: list[int]) -> list[list[float | N
 
 def _wanted(answer: Explanation, sample: int, rivals: int) -> list[int]:
     target = int(answer.target[sample])
-    asked = [d for d in answer.references[sample].tolist() if d != NONE]
+    references = [d for d in answer.references[sample].tolist() if d != NONE]
     likely = answer.logits[sample].argsort(descending=True, stable=True)[: rivals + 1].tolist()
-    return list(dict.fromkeys([target, *asked, *likely]))[: rivals + 1]
+    return list(dict.fromkeys([target, *references, *likely]))[: rivals + 1]
 
 
 def _kept(evidence: Evidence, sample: int) -> dict[int, tuple[int, float]]:
-    """Classes with a direction of their own: which one, and its length."""
-    found: dict[int, tuple[int, float]] = {}
+    """The classes that have a separate direction, with its index and length."""
+    kept: dict[int, tuple[int, float]] = {}
     for place, direction in enumerate(evidence.directions[sample]):
         ids = direction.nonzero().flatten().tolist()
         if len(ids) == 1:
-            found.setdefault(ids[0], (place, float(direction[ids[0]])))
-    return found
+            kept.setdefault(ids[0], (place, float(direction[ids[0]])))
+    return kept
 
 
 def _layers(evidence: Evidence, places: list[tuple[int, float]]) -> Layers:

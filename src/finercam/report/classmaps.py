@@ -1,4 +1,4 @@
-"""What the page computes with: one signed map a class where a method is linear, else maps at steps of gamma."""
+"""The maps in a page: one signed map for each class if a method is linear, otherwise maps at steps of gamma."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from finercam.report.pack import pack, packed_length
 __all__ = ["ASKED", "GAMMAS", "Question", "grid", "linear", "linear_length"]
 
 GAMMAS = tuple(round(step / 10, 1) for step in range(21))
-"""Strengths at which a method that is not linear is computed beforehand."""
+"""Values of gamma for which the maps of a method that is not linear are computed in advance."""
 
 ASKED = "asked"
-DEFAULT_BATCH_SIZE = 1 << 20
-"""Numbers that a rule is given at once; more would not stay in a processor's cache."""
+"""Stands for the rivals of the explanation's own question, in the place of class indices."""
+
+BATCH_NUMBERS = 1 << 20
+"""How many numbers a rule processes at once; more would not fit into the cache of a processor."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Places of target and rival among a page's classes; rival "asked" is the explanation's own question."""
+    """Indices of target and rival among the classes of a page; the rival `ASKED` means the explanation's question."""
 
     target: int
     against: int | str
 
 
 def linear(apart: Apart, method: Method, bits: int, asked: Explanation | None) -> dict[str, Any]:
-    """A linear method's maps of each class on its own, of each layer: the page combines them under any contrast.
+    """The maps of each class and layer for a linear method; the page combines them for any contrast.
 
-    For methods that subtract the target's score of the empty input (Score-CAM) also what is subtracted, as
-    `rest (h, w)` times `baseline` of the target. An explanation whose contrast cannot be made of the classes' own
-    maps is given as `asked`, and the page gets its map at gamma 0 and the change to gamma 1. `gram` are the inner
-    products of the classes' channel weights, from which "orthogonal" is solved.
+    Some methods (Score-CAM) subtract the target's score of the empty input. The page then gets the subtracted map as
+    `rest (h, w)` times the `baseline` of the target. If the contrast of an explanation is no combination of these maps,
+    it is given as `asked`, and the page gets its map at gamma 0 and the change to gamma 1. `gram` are the inner
+    products of the classes' channel weights, from which the page solves for "orthogonal" weights.
     """
     maps = _layer_maps(apart, method)
     pair = None if asked is None else _asked_pair(asked, method)
@@ -52,7 +54,7 @@ def linear(apart: Apart, method: Method, bits: int, asked: Explanation | None) -
             entry["rest"] = pack(rest.double().numpy(), 16)
         if pair is not None:
             entry["asked"] = pack(pair[layer], 16)
-        if len(apart.views) == 1 and activation.shape[1] > 1:  # a finished run keeps maps, and no channels
+        if len(apart.views) == 1 and activation.shape[1] > 1:  # a finished run stores maps without channels
             alphas = gradient.mean(dim=(2, 3), dtype=torch.float64)
             entry["gram"] = (alphas @ alphas.T).tolist()
         layers.append(entry)
@@ -61,41 +63,41 @@ def linear(apart: Apart, method: Method, bits: int, asked: Explanation | None) -
 
 
 def linear_length(count: int, shapes: list[tuple[int, int]], bits: int) -> int:
-    """About how many characters `linear` becomes."""
+    """The approximate number of characters of `linear` in the page."""
     return sum(packed_length(count + 3, shape, bits) for shape in shapes) + 22 * count * count * len(shapes)
 
 
 def grid(
     answer: Explanation, apart: Apart, method: Method, questions: list[Question], gammas: list[float], bits: int
 ) -> dict[str, Any]:
-    """A method's signed maps at each gamma for each question, computed here since the page cannot."""
-    asked = [evidence.contrasted(replace(answer.contrast, gamma=_one(0.0))) for _, evidence in answer.seen]
+    """A method's signed maps at each gamma for each question, for methods that the page cannot compute itself."""
+    plain = [evidence.contrasted(replace(answer.contrast, gamma=_one(0.0))) for _, evidence in answer.seen]
     full = [evidence.contrasted(replace(answer.contrast, gamma=_one(1.0))) for _, evidence in answer.seen]
-    found = []
+    stacked = []
     for question in questions:
         of_views = []
         for at, (_, layers) in enumerate(apart.views):
             if isinstance(question.against, str):
-                zero, one = asked[at], full[at]
-                pairs = [(a.cpu(), p.cpu(), (p - q).cpu()) for (a, p), (_, q) in zip(zero, one, strict=True)]
+                steps = zip(plain[at], full[at], strict=True)
+                pairs = [(a.cpu(), p.cpu(), (p - q).cpu()) for (a, p), (_, q) in steps]
             else:
                 pairs = [(a, *_sides(apart, g, question.target, question.against)) for a, g in layers]
             maps = fuse([_at_gammas(method, *pair, gammas) for pair in pairs], answer.question.fusion)
             of_views.append(maps)
         views = [view for view, _ in apart.views]
-        found.append(average(of_views, views, fused=len(apart.shapes) > 1).double().numpy())
+        stacked.append(average(of_views, views, fused=len(apart.shapes) > 1).double().numpy())
     listed = [{"target": q.target, "against": q.against if q.against == ASKED else [q.against]} for q in questions]
     return {
         "kind": "grid",
         "gammas": gammas,
         "questions": listed,
-        "maps": pack(np.concatenate(found), bits),
+        "maps": pack(np.concatenate(stacked), bits),
         "fixed": apart.fixed,
     }
 
 
 def _layer_maps(apart: Apart, method: Method) -> list[np.ndarray]:
-    """A linear method's maps of each layer `(R, h, w)`, the mean over the views of the image."""
+    """The maps `(R, h, w)` of a linear method for each layer, averaged over the views of the image."""
     taken = 0.0 if apart.baseline is None else apart.baseline.float()[:, None, None, None]
     of_views = []
     for view, layers in apart.views:
@@ -105,7 +107,7 @@ def _layer_maps(apart: Apart, method: Method) -> list[np.ndarray]:
 
 
 def _asked_pair(answer: Explanation, method: Method) -> list[np.ndarray]:
-    """For each layer the asked question's map at gamma 0 and its change to gamma 1: `(2, h, w)`."""
+    """For each layer the map of the explanation's question at gamma 0 and its change to gamma 1: `(2, h, w)`."""
     shapes = [(a.shape[2], a.shape[3]) for a in answer.seen[0][1].activations]
     of_views = []
     for view, evidence in answer.seen:
@@ -119,15 +121,15 @@ def _asked_pair(answer: Explanation, method: Method) -> list[np.ndarray]:
 
 
 def _sides(apart: Apart, gradients: Tensor, target: int, rival: int) -> tuple[Tensor, Tensor]:
-    """Gradients for the target and against it, `(1, C, h, w)` each."""
+    """The gradients of the target and of the rival, `(1, C, h, w)` each."""
     taken = 0.0 if apart.baseline is None else apart.baseline.float()[target]
     return gradients[target : target + 1] - taken, gradients[rival : rival + 1]
 
 
 def _at_gammas(method: Method, activation: Tensor, plain: Tensor, against: Tensor, gammas: list[float]) -> Tensor:
-    """Signed maps `(G, h, w)`: gradients are linear in gamma whatever the weights."""
+    """Signed maps `(G, h, w)`; gradients are linear in gamma for any weights."""
     strengths = torch.tensor(gammas, dtype=plain.dtype)[:, None, None, None]
-    some = max(1, DEFAULT_BATCH_SIZE // activation.numel())
+    some = max(1, BATCH_NUMBERS // activation.numel())
     return torch.cat(
         [
             method.rule(activation.expand(len(gamma), -1, -1, -1), plain - gamma * against)

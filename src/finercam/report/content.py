@@ -1,4 +1,4 @@
-"""What the page knows of one image: classes, numbers, photo, and the maps of each method that fits."""
+"""The data of one image in the page: classes, numbers, photo, and the maps of each method that fits."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from finercam.report.pack import packed_length, unpack
 __all__ = ["BUDGET", "page_of"]
 
 BUDGET = 140_000
-"""Characters of one image's maps and numbers beyond the photo."""
+"""Largest number of characters of the maps and numbers of one image, without its photo."""
 
 FREE = ("gradcam", "hirescam", "xgradcam", "layercam")
-"""Methods offered besides the asked one where its evidence serves them too."""
+"""Methods that are offered besides the explanation's method if they can use the same evidence."""
 
 
 def page_of(
     answer: Explanation, apart: Apart, rivals_from: Explanation, methods: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The page's data of one image, from its explanation and from the evidence `apart` of its classes.
+    """The page's data of one image, from its explanation and the separate evidence `apart` of its classes.
 
-    Class names are left to the caller: "askedNames" holds class ids, and an entry of "classes" an "id".
+    The caller fills in the class names: "askedNames" has class ids, and an entry of "classes" has an "id".
 
-    Kept within BUDGET by leaving out other methods first, then precision, then rivals; the target, the asked
-    references and the asked method always stay.
+    To stay within BUDGET, other methods are left out first, then precision is reduced, then rivals are left out. The
+    target, the references and the method of the explanation are always included.
     """
     asked = [d for d in answer.references[0].tolist() if d != NONE]
     apart = _affordable(apart, asked)
@@ -64,7 +64,7 @@ def page_of(
 
 
 def _shown(answer: Explanation, apart: Apart, offered: list[Method], composable: bool) -> list[dict[str, Any]]:
-    """The maps of the methods that fit; of one that equals another only that it does."""
+    """The maps of the methods that fit; a method that equals an earlier one only names it."""
     shown: list[dict[str, Any]] = []
     left = BUDGET
     for method in offered:
@@ -79,14 +79,14 @@ def _shown(answer: Explanation, apart: Apart, offered: list[Method], composable:
 
 
 def _offered(answer: Explanation, methods: Sequence[str] | None) -> list[Method]:
-    """The asked method first, then those that read the same evidence."""
+    """The method of the explanation, then the others that use the same evidence."""
     first = answer.question.method
-    found = [get_method(name) for name in (FREE if methods is None else methods) if name != first.name]
-    return [first, *(method for method in found if method.shares_evidence(first))]
+    others = [get_method(name) for name in (FREE if methods is None else methods) if name != first.name]
+    return [first, *(method for method in others if method.shares_evidence(first))]
 
 
 def _affordable(apart: Apart, asked: list[int]) -> Apart:
-    """As many classes as fit with 8 bits; the target and its asked references in any case."""
+    """As many classes as fit with 8 bits, and at least the target and its references."""
     least = 1 + len(set(asked) & set(apart.classes))
     while len(apart.classes) > least and linear_length(len(apart.classes), apart.shapes, 8) > BUDGET:
         apart = apart.limited(len(apart.classes) - 1)
@@ -96,8 +96,8 @@ def _affordable(apart: Apart, asked: list[int]) -> Apart:
 def _method(
     answer: Explanation, apart: Apart, method: Method, composable: bool, left: int, first: bool
 ) -> dict[str, Any] | None:
-    """The maps of one method, or None where they do not fit and it is not the asked one."""
-    # Layers are fused by their peaks, so the mean over views of a fusion is no longer linear.
+    """The maps of one method, or None if they do not fit and the method is not the first one."""
+    # Fusing layers divides by their peaks, so that the mean over views of a fusion is not linear.
     if not method.linear or (len(apart.views) > 1 and len(apart.shapes) > 1):
         return _grid(answer, apart, method, left, first)
     count = len(apart.classes)
@@ -108,7 +108,7 @@ def _method(
 
 
 def _grid(answer: Explanation, apart: Apart, method: Method, left: int, first: bool) -> dict[str, Any] | None:
-    """As many questions as fit: the asked one, one rival at a time, and each of these in reverse."""
+    """As many questions as fit: the explanation's question, then single rivals, then these in reverse."""
     gammas = sorted({*GAMMAS, round(float(answer.gamma[0]), 6)})
     asked = Question(0, ASKED)
     rivals = range(1, len(apart.classes))
@@ -132,7 +132,7 @@ def _grid(answer: Explanation, apart: Apart, method: Method, left: int, first: b
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two methods give the same maps, as Grad-CAM and HiResCAM do before a pooled linear head."""
+    """Whether two methods have the same maps, as Grad-CAM and HiResCAM have before a pooled linear head."""
     if one["kind"] != "linear" or other["kind"] != "linear":
         return False
     pairs = zip(one["layers"], other["layers"], strict=True)

@@ -1,9 +1,9 @@
-// Drawing: a map as colours over the photo, or as lines. Tables of colours come with the page.
+// Drawing: a map as colours over the photo, or as contour lines. The page contains the colour tables.
 
 const LEVELS = [0.25, 0.5, 0.75];
 const [LINE, EDGE] = [1.1, 2.2]; // half the width of a line and of its dark edge, in pixels of the drawing
 const EDGE_COLOUR = [10, 5, 20];
-const LONGEST = 560; // pixels drawn along the longer side; the numbers are of the full size all the same
+const LONGEST = 560; // drawn pixels of the longer side; numbers are computed at the full size
 
 function colourTables(colours) {
   return {
@@ -31,7 +31,7 @@ function drawingSize(size, longest) {
   return size.map((side) => Math.max(1, Math.round(side * factor)));
 }
 
-// Colours of a native map, upsampled to the canvas; nothing is drawn where there is no evidence.
+// Colours of a map, upsampled to the canvas; places without evidence stay transparent.
 function paint(canvas, map, peak, mode, words) {
   const [height, width] = [canvas.height, canvas.width];
   const context = canvas.getContext("2d");
@@ -54,8 +54,8 @@ function paint(canvas, map, peak, mode, words) {
   context.putImageData(image, 0, 0);
 }
 
-// Lines where the map passes each level of its peak, in the colour of the level on a dark edge. How far a pixel is
-// from a line follows from its value and the map's slope there, so each pixel is coloured by itself, with soft edges.
+// Contour lines at levels of the map's peak, in the colour of the level with a dark edge. The distance of a pixel from
+// a line follows from its value and the slope of the map, so each pixel is coloured independently, with soft edges.
 function contours(canvas, map, peak, tables) {
   const [height, width] = [canvas.height, canvas.width];
   const context = canvas.getContext("2d");
@@ -98,9 +98,9 @@ function slopeRow(map, ys, y, slope, perPixel) {
   for (let x = 0; x < map.w; x++) slope[x] = (map.values[bottom + x] - map.values[top + x]) * perPixel;
 }
 
-// Draws a signed map as bright as its evidence is strong (`strength` of strengthOf).
+// Draws a signed map, dimmed if its evidence is weak (`strength` is from strengthOf).
 function draw(canvas, signed, { size, mode, opacity, tables, strength, longest = LONGEST }) {
-  // small pictures are drawn larger for lines, which would else be coarse
+  // Small pictures are enlarged for contour lines, which would be coarse otherwise.
   const grown = mode === "contour" ? Math.max(1, LONGEST / Math.max(...size)) : 1;
   const [height, width] = drawingSize(size.map((side) => side * grown), longest);
   if (canvas.height !== height || canvas.width !== width) [canvas.height, canvas.width] = [height, width];
@@ -113,8 +113,8 @@ function draw(canvas, signed, { size, mode, opacity, tables, strength, longest =
 
 const greys = new Map();
 
-// A picture with little of its colours, so that the colours to be seen are the map's; made once, for a filter would be
-// applied again for every frame.
+// A picture with reduced colours, so that the colours of the map stand out. It is made once, because a filter would be
+// applied again in every frame.
 function greyOf(address, mute) {
   if (!greys.has(address)) {
     const image = new Image();
@@ -134,7 +134,7 @@ function greyOf(address, mute) {
   return greys.get(address);
 }
 
-// Shows a picture, muted (0 to 1) under a tint; if it is called again meanwhile, the last call counts.
+// Shows a picture, with colours reduced by `muted` (0 to 1). Of several overlapping calls the last one wins.
 async function showPicture(image, address, mute) {
   const request = Symbol("request");
   image.request = request;

@@ -1,4 +1,4 @@
-// The page: what is shown follows from one state; events change the state and nothing else.
+// The page: everything shown is computed from one state, and events only change that state.
 
 const byId = (id) => document.getElementById(id);
 const index = JSON.parse(byId("index").textContent);
@@ -7,11 +7,11 @@ const pages = new Map();
 const times = [];
 let state = { picture: null, ...FIRST };
 let page = null;
-let shown = null; // { map, peak, question } as drawn last
-let held = false; // the plain map, while a key or button is held
+let shown = null; // { map, peak, question } of the last drawing
+let held = false; // whether a key or button is held down to show the plain map
 let waiting = null;
 let plainDrawn = null;
-let address = location.hash; // as last read or written
+let address = location.hash; // the last hash that was read or written
 
 function pageOf(picture) {
   if (!pages.has(picture)) {
@@ -25,14 +25,14 @@ const methodOf = () => page.methods.find((method) => method.name === state.metho
 const chosen = () => (state.rivals !== "asked" ? state.rivals : page.asked === "asked" ? [] : page.asked);
 const contrasting = () => state.rivals === "asked" || state.rivals.length > 0;
 
-// `controls`: whether more than the map changes; a drag of gamma leaves the lists alone.
+// `controls` says whether the lists must be redrawn too; dragging gamma changes only the map.
 function set(change, controls = true) {
   state = { ...state, ...change };
   if (page) state = { ...state, ...nearestAnswerable(page, state) };
   schedule(controls);
 }
 
-// One drawing a frame, however many events come in between.
+// Draws at most once per frame, for any number of events.
 let pending = null;
 function schedule(controls) {
   const first = pending === null;
@@ -49,7 +49,7 @@ function schedule(controls) {
   }
 }
 
-// The address changes after a pause: browsers limit how often it may change.
+// The address is updated after a pause, because browsers limit how often it may change.
 function remember() {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
@@ -63,11 +63,11 @@ function redraw() {
   const began = performance.now();
   const question = { ...state, gamma: held ? 0 : state.gamma };
   shown = answered(question);
-  const look = { ...state, size: page.size, tables };
-  draw(byId("map"), shown.map, { ...look, strength: shown.strength });
+  const style = { ...state, size: page.size, tables };
+  draw(byId("map"), shown.map, { ...style, strength: shown.strength });
   const { picture, method, target, mode, opacity } = state;
   const same = [picture, method, target, mode, opacity].join();
-  if (plainDrawn !== same) draw(byId("plain-map"), shown.plain, { ...look, strength: strengthOf(shown.plain, shown.plain, index.weak) });
+  if (plainDrawn !== same) draw(byId("plain-map"), shown.plain, { ...style, strength: strengthOf(shown.plain, shown.plain, index.weak) });
   plainDrawn = same; // it does not change while gamma does
   for (const mini of document.querySelectorAll("canvas[data-place]")) drawMini(mini, question);
   showGamma(question.gamma);
@@ -78,7 +78,7 @@ function redraw() {
   if (times.length > 600) times.shift();
 }
 
-// The map of a question with its peak and strength; null where it cannot be answered.
+// The map of a question with its peak and strength, or null if the page cannot answer it.
 function answered(question) {
   const map = signedMap(page, methodOf(), question);
   if (!map) return null;
@@ -87,14 +87,14 @@ function answered(question) {
 }
 
 function drawMini(canvas, question) {
-  const found = answered({ ...question, rivals: [Number(canvas.dataset.place)] });
-  canvas.hidden = found === null;
-  if (!found) return;
+  const answer = answered({ ...question, rivals: [Number(canvas.dataset.place)] });
+  canvas.hidden = answer === null;
+  if (!answer) return;
   const mode = state.mode === "signed" ? "signed" : "overlay";
-  draw(canvas, found.map, { mode, opacity: 0.8, size: page.size, tables, strength: found.strength, longest: 48 });
+  draw(canvas, answer.map, { mode, opacity: 0.8, size: page.size, tables, strength: answer.strength, longest: 48 });
 }
 
-// Tints lie on a muted photo, lines on the photo's own colours.
+// Tints are drawn on a photo with reduced colours, contour lines on the original one.
 const mute = (mode) => (mode === "contour" ? 0 : index.mute);
 
 function showGamma(gamma) {
@@ -214,7 +214,7 @@ function reverse() {
   if (canReverse()) set(reversed(page, { ...state, rivals: chosen() }));
 }
 
-// Names of the legend's two ends, as in the panel.
+// The labels of the two ends of the legend, as in the panel.
 function legendEnds(weak = shown.strength.weak) {
   if (state.mode !== "signed") return ["no evidence", weak ? "peak of a clear map" : "peak"];
   return [rivalNames().map((name) => short(name, 40)).join(", ") || "against", short(page.classes[state.target].name, 40)];
@@ -444,7 +444,7 @@ function start() {
   route();
 }
 
-// For tests: the state, and the numbers that are drawn.
+// For tests: the state and the numbers of the current drawing.
 window.finercam = {
   state: () => ({ ...state, classes: page ? page.classes.map((entry) => entry.id) : [] }),
   set: (change) => set(change),

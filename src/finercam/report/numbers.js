@@ -1,4 +1,4 @@
-// Numbers: unpacking, the contrast, fusion, upsampling, peaks. Pure functions of plain arrays, equal to Python's.
+// Numbers: unpacking, contrast, fusion, upsampling and peaks. Pure functions of arrays with the same results as Python.
 
 const GAMMA_SLACK = 1e-9;
 
@@ -6,7 +6,7 @@ function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-// Maps as report/pack.py wrote them: [{h, w, values: Float64Array, noise}], `noise` the most that rounding took.
+// Unpacks maps written by report/pack.py: [{h, w, values: Float64Array, noise}]; `noise` is the largest rounding error.
 function unpack(packed) {
   const [h, w] = packed.shape;
   const bytes = bytesOf(packed.data);
@@ -19,7 +19,7 @@ function unpack(packed) {
 }
 
 function unpackMethods(methods) {
-  const found = methods.map((method) => {
+  const unpacked = methods.map((method) => {
     if (method.kind === "grid") return { ...method, maps: unpack(method.maps) };
     if (method.kind !== "linear") return { ...method };
     const layers = method.layers.map((layer) => ({
@@ -30,18 +30,18 @@ function unpackMethods(methods) {
     }));
     return { ...method, layers };
   });
-  for (const method of found) {
-    if (method.kind === "same") Object.assign(method, { ...found.find((m) => m.name === method.as), ...named(method) });
+  for (const method of unpacked) {
+    if (method.kind === "same") Object.assign(method, { ...unpacked.find((m) => m.name === method.as), ...named(method) });
   }
-  return found;
+  return unpacked;
 }
 
 function named(method) {
   return { name: method.name, label: method.label, as: method.as };
 }
 
-// How much each rival counts: "mean" 1/T, "probability" a softmax over the rivals alone, "orthogonal" the least
-// squares that leave the target's channel weights at right angles to the rivals'.
+// The weights of the rivals: "mean" is 1/T, "probability" a softmax over the rivals, and "orthogonal" the least squares
+// solution that makes the target's channel weights orthogonal to those of the rivals.
 function rivalWeights(kind, logits, gram, target, rivals) {
   if (!rivals.length) return [];
   if (kind === "probability") {
@@ -91,8 +91,8 @@ function rotate(a, v, p, q) {
   for (let k = 0; k < a.length; k++) [v[k][p], v[k][q]] = [c * v[k][p] - s * v[k][q], s * v[k][p] + c * v[k][q]];
 }
 
-// The map before the ReLU, S_c - gamma * sum_d w_d S_d, at the layer's resolution; null where it was not kept.
-// `rivals` are places among the picture's classes, or "asked" for the question as it was first put.
+// The map before the ReLU, S_c - gamma * sum_d w_d S_d, at the layer's resolution, or null if the page lacks it.
+// `rivals` are indices of the picture's classes, or "asked" for the question of the explanation.
 function signedMap(page, method, { target, rivals, gamma, weights }) {
   if (method.kind === "grid") return fromGrid(method, target, rivals, gamma);
   const maps = method.layers.map((layer) => contrasted(page, method, layer, target, rivals, gamma, weights));
@@ -108,7 +108,7 @@ function contrasted(page, method, layer, target, rivals, gamma, weights) {
   const maps = [layer.maps[target], ...rivals.map((d) => layer.maps[d])];
   const factors = [1, ...shares.map((share) => -gamma * share)];
   if (layer.rest) {
-    // each class's own map has its score of the empty input taken off; of a rival's that is put back
+    // The map of each class has its score of the empty input subtracted; for rivals it is added again.
     maps.push(layer.rest);
     factors.push(rivals.reduce((sum, d, t) => sum - gamma * shares[t] * method.baseline[d], 0));
   }
@@ -143,9 +143,9 @@ function nearest(values, wanted) {
 }
 
 function largest(values, of = (v) => v) {
-  let found = -Infinity;
-  for (const value of values) if (of(value) > found) found = of(value);
-  return found;
+  let largest = -Infinity;
+  for (const value of values) if (of(value) > largest) largest = of(value);
+  return largest;
 }
 
 function fuse(maps, fusion) {
@@ -166,18 +166,18 @@ function fuse(maps, fusion) {
     const product = forIt - at.reduce((a, b) => a * Math.max(-b, 0), 1);
     return fusion === "product" ? product : Math.sign(product) * Math.abs(product) ** (1 / at.length);
   });
-  // the share of its own peak that each layer's rounding is
+  // The rounding error of each layer, relative to its peak.
   const noise = maps.reduce((sum, map) => sum + map.noise / (largest(map.values, Math.abs) || 1), 0);
   return { h: finest.h, w: finest.w, values, noise };
 }
 
-// What is no larger than rounding could have made is no evidence.
+// Values within the rounding error are not counted as evidence.
 function blur(map) {
   return (map.noise || 0) * (1 + 1e-9);
 }
 
-// Up to eight times as fine by quadratic B-splines, as view/drawn.py: no creases that look like stars, and no new
-// extreme. More than `side` places are not needed.
+// Enlarges a map up to eight times by quadratic B-splines, as view/drawn.py does: without star-shaped creases and
+// without new extremes. More than `side` places are not needed.
 function smooth(map, side) {
   const finer = Math.min(8, Math.ceil(side / Math.max(map.h, map.w)));
   if (finer < 2) return map;
@@ -198,7 +198,7 @@ function smooth(map, side) {
 
 const splines = new Map();
 
-// For each of n * finer pixels the three nearest of n places and how much they count; those at the edges are repeated.
+// For each of n * finer pixels the three nearest of n places and their weights; places at the edges are repeated.
 function spline(n, finer) {
   const [places, weights] = [new Int32Array(3 * n * finer), new Float64Array(3 * n * finer)];
   for (let i = 0; i < n * finer; i++) {
@@ -210,7 +210,7 @@ function spline(n, finer) {
   return { places, weights };
 }
 
-// How much evidence a map holds beside the plain map's and the other side's, as view/strength.py.
+// The strength of a map relative to the plain map and to the evidence against the target, as view/strength.py.
 function strengthOf(map, plain, weak) {
   const sum = (values, sign) => values.reduce((total, value) => total + Math.max(0, sign * value), 0);
   const ratio = (part, whole) => (whole > 0 ? part / whole : Number(part > 0));
@@ -223,7 +223,7 @@ function strengthOf(map, plain, weak) {
   };
 }
 
-// Where output pixels fall on n native ones, pixel centres aligned (align_corners=False): two places and a fraction.
+// The position of output pixels among n input pixels (align_corners=False), as two indices and a fraction.
 function axis(n, size) {
   const first = new Int32Array(size);
   const second = new Int32Array(size);
@@ -269,7 +269,7 @@ function axisAt(n, size, i) {
   return [first, Math.min(first + 1, n - 1), at - first];
 }
 
-const axes = new Map(); // sampling places do not change while gamma does
+const axes = new Map(); // sampling positions do not depend on gamma, so they are cached
 const extremes = new Map();
 
 function once(store, make, n, size) {
@@ -278,33 +278,33 @@ function once(store, make, n, size) {
   return store.get(key);
 }
 
-// Largest positive value and largest magnitude of the map at the image's size, and where the first one is. Between
-// four native places the map is linear in x and in y, so only the pixels next to a native place can be extreme.
+// The largest positive value of the map at the image's size with its position, and the largest magnitude. The map is
+// linear in x and in y between four input pixels, so only the pixels next to an input pixel can be extreme.
 function peaks(map, size) {
   const [ys, xs] = [once(axes, axis, map.h, size[0]), once(axes, axis, map.w, size[1])];
   const across = once(extremes, corners, map.w, size[1]);
   const row = new Float64Array(map.w);
-  const found = { positive: 0, magnitude: 0, x: 0, y: 0 };
+  const peak = { positive: 0, magnitude: 0, x: 0, y: 0 };
   for (const y of once(extremes, corners, map.h, size[0])) {
     blendRow(map, ys, y, row);
     for (const x of across) {
       const left = row[xs.first[x]];
       const value = left + (row[xs.second[x]] - left) * xs.fraction[x];
-      if (value > found.positive) [found.positive, found.x, found.y] = [value, x, y];
-      if (value > found.magnitude) found.magnitude = value;
-      else if (-value > found.magnitude) found.magnitude = -value;
+      if (value > peak.positive) [peak.positive, peak.x, peak.y] = [value, x, y];
+      if (value > peak.magnitude) peak.magnitude = value;
+      else if (-value > peak.magnitude) peak.magnitude = -value;
     }
   }
-  if (found.positive <= blur(map)) found.positive = 0;
-  if (found.magnitude <= blur(map)) found.magnitude = 0;
-  return found;
+  if (peak.positive <= blur(map)) peak.positive = 0;
+  if (peak.magnitude <= blur(map)) peak.magnitude = 0;
+  return peak;
 }
 
 function corners(n, size) {
   const { first } = axis(n, size);
-  const found = [];
+  const candidates = [];
   for (let i = 0; i < size; i++) {
-    if (i === 0 || i === size - 1 || first[i] !== first[i - 1] || first[i] !== first[i + 1]) found.push(i);
+    if (i === 0 || i === size - 1 || first[i] !== first[i - 1] || first[i] !== first[i + 1]) candidates.push(i);
   }
-  return found;
+  return candidates;
 }

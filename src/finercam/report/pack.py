@@ -1,4 +1,4 @@
-"""Maps as text in a page: whole numbers of 8 or 16 bits with a scale each, in base64."""
+"""Maps as text in a page: integers of 8 or 16 bits in base64, with a scale for each map."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["pack", "packed_length", "unpack"]
 
 
 def pack(maps: np.ndarray, bits: int = 16) -> dict[str, Any]:
-    """Maps `(M, h, w)` as whole numbers, each map divided by its own scale: at most half a scale is lost.
+    """Maps `(M, h, w)` as integers: each map is divided by its scale and rounded, an error of at most half a scale.
 
-    The scale is the largest magnitude over `2^(bits-1) - 1`, so zero stays zero and the sign is kept.
+    The scale is the largest magnitude divided by `2^(bits-1) - 1`, so that zero and the sign are preserved.
 
     >>> packed = pack(np.array([[[0.0, 1.0, -2.0]]]), bits=8)
     >>> packed["shape"], unpack(packed).round(2).tolist()
@@ -33,12 +33,12 @@ def pack(maps: np.ndarray, bits: int = 16) -> dict[str, Any]:
 
 
 def unpack(packed: dict[str, Any]) -> np.ndarray:
-    """The maps `(M, h, w)` that a page makes of what `pack` wrote."""
+    """The maps `(M, h, w)` in the output of `pack`, as a page reads them."""
     whole = np.frombuffer(base64.b64decode(packed["data"]), dtype=f"<i{packed['bits'] // 8}")
     scales = np.array(packed["scales"])
     return whole.reshape(len(scales), *packed["shape"]) * scales[:, None, None]
 
 
 def packed_length(count: int, shape: tuple[int, int], bits: int) -> int:
-    """About how many characters `count` maps of a shape become, scales included."""
+    """The approximate number of characters of `count` maps of a shape, including their scales."""
     return count * shape[0] * shape[1] * (bits // 8) * 4 // 3 + 16 * count + 80

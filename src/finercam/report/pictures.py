@@ -1,4 +1,4 @@
-"""Photographs as the model saw them, as data a page can carry."""
+"""Photos as the model saw them, encoded for a page."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from finercam.view.shown import shown_picture
 __all__ = ["THUMBNAIL", "data_uri", "example_of", "example_picture", "seen_by_model"]
 
 LARGEST, THUMBNAIL = 640, 112
-"""Pixels of the longer side of a page's photo, if the model's own input is not larger, and of a small picture."""
+"""Longer side in pixels of a page's photo, unless the model's input is larger, and of a small picture."""
 
 
 def seen_by_model(picture: Any, size: tuple[int, int], preprocess: Preprocess | None) -> Image.Image | None:
-    """The part of one picture that the model sees, at least at the model's `size` (H, W); None for None.
+    """The part of a picture that the model sees, at least at the model's `size` (H, W); None for None.
 
-    `picture` is as in `finercam.view.shown.shown_picture`; one that is larger than the model's input is shown at up to
-    LARGEST pixels.
+    `picture` is as in `finercam.view.shown.shown_picture`. If it is larger than the model's input, it is shown with up
+    to LARGEST pixels.
     """
     if picture is None:
         return None
@@ -35,7 +35,7 @@ def seen_by_model(picture: Any, size: tuple[int, int], preprocess: Preprocess | 
 
 
 def data_uri(picture: Image.Image, side: int | None = None, quality: int = 88) -> str:
-    """A picture as a JPEG in a `data:` address, the longest side at most `side`."""
+    """A picture as a JPEG in a `data:` address, with a longer side of at most `side` pixels."""
     if side is not None and max(picture.size) > side:
         picture = picture.copy()
         picture.thumbnail((side, side))
@@ -46,31 +46,31 @@ def data_uri(picture: Image.Image, side: int | None = None, quality: int = 88) -
 
 def example_of(name: str, class_id: int, examples: Mapping[Any, Any] | str | os.PathLike[str] | None) -> str | None:
     """A small example picture of a class as a `data:` address, see `example_picture`."""
-    found = example_picture(name, class_id, examples)
-    return None if found is None else data_uri(ImageOps.fit(found, (THUMBNAIL, THUMBNAIL)), quality=82)
+    example = example_picture(name, class_id, examples)
+    return None if example is None else data_uri(ImageOps.fit(example, (THUMBNAIL, THUMBNAIL)), quality=82)
 
 
 def example_picture(
     name: str, class_id: int, examples: Mapping[Any, Any] | str | os.PathLike[str] | None
 ) -> Image.Image | None:
-    """An example picture of a class: from a mapping of names or ids to pictures, or a folder of them.
+    """An example picture of a class, from a mapping of names or ids to pictures or from a folder.
 
-    In a folder, a sub-folder (its first picture by name) or a picture that has the class's name or id.
+    In a folder it is a picture named as the class or its id, or the first picture of a sub-folder with such a name.
     """
     if examples is None:
         return None
     if isinstance(examples, Mapping):
-        found = examples.get(name, examples.get(class_id))
+        example = examples.get(name, examples.get(class_id))
     else:
-        found = _in_folder(Path(examples), (name, str(class_id)))
-    return None if found is None else Image.fromarray(shown_picture(found))
+        example = _in_folder(Path(examples), (name, str(class_id)))
+    return None if example is None else Image.fromarray(shown_picture(example))
 
 
 def _in_folder(folder: Path, names: tuple[str, ...]) -> Path | None:
     if not folder.is_dir():
         raise FinerCAMError(f"{folder}: no folder of example pictures there; give one with a sub-folder a class")
     endings = {f".{ending.lower()}" for ending in (*FORMATS, "jpg", "tif")}
-    # the folder is listed, and no path is made of a class name, which may hold anything
+    # The folder is listed, because a class name may contain anything and must not become a path.
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and entry.name in names:
             inside = (file for file in sorted(entry.iterdir()) if file.suffix.lower() in endings)

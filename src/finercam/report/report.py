@@ -1,4 +1,4 @@
-"""Writes explanations as one HTML file that answers new questions by itself."""
+"""Writes explanations as one HTML file in which the reader can change the question."""
 
 from __future__ import annotations
 
@@ -48,22 +48,23 @@ def write_report(
     rivals: int = 9,
     methods: Sequence[str] | None = None,
 ) -> Path:
-    """Write explanations as one self-contained HTML file: no server, nothing fetched, at most 150 KB an image
-    beyond its photo. The reader asks about other rivals, gammas and methods in it, and the map changes at once.
+    """Write explanations as one self-contained HTML file in which the reader can change rival, gamma and method.
+
+    The page needs no server and no network. It has at most 150 KB per image besides its photo.
 
     Args:
-        answers: one explanation (of a batch), or several, as from batches; written as they come.
-        file: the HTML file, written whole or not at all.
-        names: what to call each image (file names), for all answers in a row.
-        images: the pictures, where the answers did not keep them: normalised tensors `(3, H, W)`, PIL images or paths.
-        preprocess: undoes the normalisation, so that the photo has its own colours.
+        answers: one explanation (of a batch), or an iterable of several, which are written one by one.
+        file: the HTML file. It is replaced only when the new one is complete.
+        names: a name for each image, such as its file name, in the order of all answers.
+        images: the pictures, if the answers do not store them: normalised tensors `(3, H, W)`, PIL images or paths.
+        preprocess: the preprocessing of the model, to show photos in their original colours.
         title: heading of the page.
-        labels: true class of each image (id, name, or None where unknown), to find the wrong predictions.
+        labels: true class of each image (id, name, or None if unknown), to mark wrong predictions.
         examples: a picture for some classes: a mapping of names or ids to pictures, or a folder with sub-folders
             (or pictures) named as the classes.
-        rivals: classes to offer besides the target: its references, then the likeliest. Where the evidence lacks
-            them and the images were kept, gradient methods run the model once more.
-        methods: other methods to offer from the same evidence; None for the usual ones.
+        rivals: number of classes to offer besides the target: its references, then the most probable classes. If their
+            evidence is missing and the images are stored, gradient methods run the model once more.
+        methods: other methods to offer from the same evidence; None for the default ones.
 
     Raises FinerCAMError if there is nothing to write, or names, images or labels do not match the answers.
 
@@ -88,7 +89,7 @@ def write_report(
 
 
 def _rendered(pages: _Pages, answers: Iterable[Explanation], title: str) -> Iterator[str]:
-    """The HTML in parts, so that a page of many images is never in memory as a whole."""
+    """The HTML in parts, so that a page of many images does not have to fit into memory."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -107,7 +108,7 @@ def _rendered(pages: _Pages, answers: Iterable[Explanation], title: str) -> Iter
 
 @dataclass
 class _Pages:
-    """Turns answers into pages one by one, and remembers what the table of all images needs."""
+    """Turns answers into pages one by one, and collects the data of the table of all images."""
 
     given: dict[str, Any]
     """Names, images and labels, one for each image, or None."""
@@ -123,7 +124,7 @@ class _Pages:
         for answer in answers:
             if not isinstance(answer, Explanation):
                 raise FinerCAMError(f"a {type(answer).__name__} given as an answer: expected an Explanation")
-            for what in self.given:  # before the work, not after
+            for what in self.given:  # checked before the work
                 self._check(what, len(self.rows) + len(answer), exact=False)
             apart = with_rivals(answer, self.rivals)
             for one, one_apart in zip(answer, apart, strict=True):
@@ -172,7 +173,7 @@ class _Pages:
         }
 
     def _name(self, answer: Explanation, index: int) -> str:
-        """The name that is shown for a class, as in the panel; what it leaves out is remembered in `latin`."""
+        """The short name of a class, as in the panel; the rest of its name is stored in `latin`."""
         whole = label(index, answer.class_names)
         short = whole if answer.class_names is None else short_names(answer.class_names)[index]
         shown = literal(short)
@@ -182,9 +183,9 @@ class _Pages:
 
     def _example(self, answer: Explanation, entry: dict[str, Any]) -> None:
         if entry["name"] not in self.examples:
-            found = example_of(label(entry["id"], answer.class_names), entry["id"], self.example_source)
-            if found is not None:
-                self.examples[entry["name"]] = found
+            example = example_of(label(entry["id"], answer.class_names), entry["id"], self.example_source)
+            if example is not None:
+                self.examples[entry["name"]] = example
 
     def _at(self, what: str, at: int) -> Any:
         given = self.given[what]
@@ -198,7 +199,7 @@ class _Pages:
 
 
 def _json(data: Any) -> str:
-    """JSON in ASCII that cannot end the script element it stands in."""
+    """JSON in ASCII that cannot close the script element around it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -212,7 +213,7 @@ def _hash(content: str) -> str:
 
 
 def _thumbnail(photo: Image.Image, answer: Explanation) -> Image.Image:
-    """A small picture of the photo with its map."""
+    """A small version of the photo with its map."""
     small = photo.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return draw_picture(np.asarray(small), answer)

@@ -1,8 +1,8 @@
-// The picture to save: question, plain and finer map with their captions and strength, legend, and how it was made.
+// The picture to save: question, plain and finer map with captions and strength, legend, and settings.
 
 const SHEET = { margin: 28, gap: 20, cell: 560, ink: "#111", quiet: "#4a4a4a", family: '"Noto Sans", system-ui, sans-serif' };
 
-// Lines of at most `width` pixels; what does not fit into `most` lines is elided.
+// At most `most` lines of at most `width` pixels; longer text is shortened.
 function textLines(context, text, width, most) {
   const lines = [""];
   for (const word of text.split(/\s+/)) {

@@ -1,4 +1,4 @@
-// State: what is being looked at, as one plain object, and its form in the address.
+// State: the current question and view as one plain object, and its form in the address.
 
 const MODES = ["overlay", "contour", "signed"];
 const WEIGHTS = ["mean", "probability", "orthogonal"];
@@ -15,7 +15,7 @@ function firstQuestion(page) {
   };
 }
 
-// "#/3?c=12&d=5,7&g=0.6&m=gradcam&w=mean&v=signed&o=0.5": picture 3 (from 1), class ids, and how it is shown.
+// "#/3?c=12&d=5,7&g=0.6&m=gradcam&w=mean&v=signed&o=0.5": picture 3 (counted from 1), class ids, and the view.
 function toAddress(state, page) {
   if (state.picture === null) return "#/";
   const id = (place) => page.classes[place].id;
@@ -26,7 +26,7 @@ function toAddress(state, page) {
   return `#/${state.picture + 1}?${query.join("&").replaceAll("%2C", ",")}`;
 }
 
-// The picture and the other parameters of an address; what does not fit the page is ignored.
+// The picture and the other parameters of an address; values that do not fit the page are ignored.
 function fromAddress(hash, count) {
   const match = /^#\/(\d+)(?:\?(.*))?$/.exec(hash);
   const picture = match ? Number(match[1]) - 1 : null;
@@ -34,53 +34,54 @@ function fromAddress(hash, count) {
   return { picture, parameters: match[2] === undefined ? null : new URLSearchParams(match[2]) };
 }
 
+// The question of an address, completed by the question of the explanation.
 function requested(page, parameters) {
-  const found = firstQuestion(page);
-  if (!parameters) return found;
+  const question = firstQuestion(page);
+  if (!parameters) return question;
   const place = (id) => (/^\d+$/.test(id) ? page.classes.findIndex((entry) => entry.id === Number(id)) : -1);
   const target = place(parameters.get("c") || "");
-  if (target >= 0) found.target = target;
-  if (parameters.get("d") === "asked" && page.asked === "asked") found.rivals = "asked";
-  else if (parameters.has("d")) found.rivals = [...new Set(parameters.get("d").split(",").map(place))].filter((d) => d >= 0 && d !== found.target);
+  if (target >= 0) question.target = target;
+  if (parameters.get("d") === "asked" && page.asked === "asked") question.rivals = "asked";
+  else if (parameters.has("d")) question.rivals = [...new Set(parameters.get("d").split(",").map(place))].filter((d) => d >= 0 && d !== question.target);
   const gamma = Number.parseFloat(parameters.get("g"));
-  if (gamma >= 0 && gamma <= gammaLimit(page)) found.gamma = gamma;
-  if (page.methods.some((method) => method.name === parameters.get("m"))) found.method = parameters.get("m");
-  if (WEIGHTS.includes(parameters.get("w"))) found.weights = parameters.get("w");
-  if (MODES.includes(parameters.get("v"))) found.mode = parameters.get("v");
+  if (gamma >= 0 && gamma <= gammaLimit(page)) question.gamma = gamma;
+  if (page.methods.some((method) => method.name === parameters.get("m"))) question.method = parameters.get("m");
+  if (WEIGHTS.includes(parameters.get("w"))) question.weights = parameters.get("w");
+  if (MODES.includes(parameters.get("v"))) question.mode = parameters.get("v");
   const opacity = Number.parseFloat(parameters.get("o"));
-  if (opacity >= 0 && opacity <= 1) found.opacity = opacity;
-  return found;
+  if (opacity >= 0 && opacity <= 1) question.opacity = opacity;
+  return question;
 }
 
 function gammaLimit(page) {
   return Math.max(2, Math.ceil(page.gamma));
 }
 
-// The reverse question, as Explanation.reverse: why the first rival, and not the target?
+// The reverse question, as Explanation.reverse: the first rival as the target, against the target.
 function reversed(page, state) {
   const first = state.rivals === "asked" ? null : state.rivals[0];
   if (first === undefined || first === null) return null;
   return { ...state, target: first, rivals: [state.target] };
 }
 
-// The rivals a method can answer for: any set where it is linear, else the questions computed beforehand.
+// Whether the page can answer a question: any one of a linear method, otherwise only those computed in advance.
 function answerable(page, method, state) {
   return signedMap(page, method, state) !== null;
 }
 
-// The question that the method can answer and that is nearest to this one.
+// The question closest to this one that the method can answer.
 function nearestAnswerable(page, state) {
   const method = page.methods.find((entry) => entry.name === state.method);
-  let found = state;
-  if (found.target !== 0 && method.fixed) found = { ...found, target: 0, rivals: firstQuestion(page).rivals };
+  let question = state;
+  if (question.target !== 0 && method.fixed) question = { ...question, target: 0, rivals: firstQuestion(page).rivals };
   if (method.kind === "grid") {
     const asked = JSON.stringify(firstQuestion(page).rivals);
-    if (found.target === 0 && JSON.stringify(found.rivals) === asked) found = { ...found, rivals: "asked" };
-    if (!answerable(page, method, found) && found.rivals !== "asked") found = { ...found, rivals: found.rivals.slice(-1) };
-    if (!answerable(page, method, found)) found = { ...found, target: 0, rivals: "asked" };
-    return { ...found, gamma: method.gammas[nearest(method.gammas, found.gamma)] };
+    if (question.target === 0 && JSON.stringify(question.rivals) === asked) question = { ...question, rivals: "asked" };
+    if (!answerable(page, method, question) && question.rivals !== "asked") question = { ...question, rivals: question.rivals.slice(-1) };
+    if (!answerable(page, method, question)) question = { ...question, target: 0, rivals: "asked" };
+    return { ...question, gamma: method.gammas[nearest(method.gammas, question.gamma)] };
   }
-  if (found.rivals === "asked" && page.asked !== "asked") return { ...found, rivals: page.asked.slice() };
-  if (!answerable(page, method, found)) return { ...found, ...firstQuestion(page), method: method.name };
-  return found;
+  if (question.rivals === "asked" && page.asked !== "asked") return { ...question, rivals: page.asked.slice() };
+  if (!answerable(page, method, question)) return { ...question, ...firstQuestion(page), method: method.name };
+  return question;
 }

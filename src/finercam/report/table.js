@@ -1,4 +1,4 @@
-// The table of all pictures: filters, order, and a link to each.
+// The table of all pictures, with filters, sorting and links.
 
 function percent(p) {
   const hundred = 100 * p;
@@ -7,12 +7,12 @@ function percent(p) {
   return (hundred > 0 && hundred < 10) || (hundred >= 99 && hundred < 100) ? `${hundred.toFixed(1)} %` : `${Math.round(hundred)} %`;
 }
 
-// A class's score: a percentage where the model gives probabilities.
+// The score of a class, as a percentage if the model gives probabilities.
 function score(value, link) {
   return link === "none" ? value.toFixed(2) : percent(value);
 }
 
-// All text goes through textContent: nothing in a name can act.
+// All text is set through textContent, so that names cannot contain markup.
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) {
@@ -24,7 +24,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// The name of a class as in the panel; what it leaves out, such as the Latin name, is small beside it.
+// The short name of a class as in the panel, followed by the rest, such as the Latin name, in small letters.
 function nameOf(name) {
   const latin = index.latin[name];
   const shown = element("span", { class: "name", title: latin ? `${name} (${latin})` : name }, element("bdi", {}, name));
@@ -99,7 +99,7 @@ const table = {
     }
   },
 
-  // Left and right go through the pictures that the filters leave.
+  // Left and right go through the pictures that pass the filters.
   neighbour(at, step) {
     const place = this.shown.findIndex((row) => row.at === at);
     const next = place < 0 ? at + step : this.shown[place + step]?.at;

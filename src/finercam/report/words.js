@@ -1,4 +1,4 @@
-// Words: the question as a sentence, and the map for those who do not see it. They speak of the page's one state.
+// Words: the question as a sentence, and a description of the map for readers who cannot see it.
 
 function listed(names, last) {
   return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} ${last} ${names.at(-1)}`;
@@ -17,7 +17,7 @@ function rivalNames() {
   return chosen().map((d) => page.classes[d].name);
 }
 
-function bare(name) { // isolates keep a right-to-left name from turning the sentence around it
+function bare(name) { // Unicode isolates keep a right-to-left name from reversing the sentence
   return `\u2068${short(name, 60)}\u2069`;
 }
 
@@ -25,18 +25,18 @@ function showWords() {
   const { map, peak, question, strength } = shown;
   const target = bare(page.classes[state.target].name);
   const rivals = rivalNames().slice(0, 6).map(bare);
-  const asked = contrasting() && question.gamma > 0;
-  const against = asked ? ` against ${listed(rivals, "and")}` : "";
+  const contrasted = contrasting() && question.gamma > 0;
+  const against = contrasted ? ` against ${listed(rivals, "and")}` : "";
   const none = state.mode === "signed" ? peak.magnitude === 0 : peak.positive === 0;
   const words = `Nothing speaks for ${target}${against}${against ? ` at γ = ${question.gamma.toFixed(2)}` : ""}.`;
   const blank = byId("blank");
   if (!none) blank.textContent = "";
   else if (blank.textContent !== words) blank.textContent = words;
   blank.hidden = !none;
-  const held = asked && !none ? strengthWords(strength) : "";
+  const held = contrasted && !none ? strengthWords(strength) : "";
   byId("strength").textContent = held;
   byId("strength").classList.toggle("weak", strength.weak);
-  byId("finer-caption").replaceChildren(element("b", {}, asked ? "Finer" : "Plain"), `: ${target}${asked ? ` rather than ${listed(rivals.slice(0, 3), "and")}` : ""}`);
+  byId("finer-caption").replaceChildren(element("b", {}, contrasted ? "Finer" : "Plain"), `: ${target}${contrasted ? ` rather than ${listed(rivals.slice(0, 3), "and")}` : ""}`);
   byId("plain-caption").replaceChildren(element("b", {}, "Plain"), `: what speaks for ${target}`);
   const where = peak.positive > 0
     ? `Strongest ${quarter(peak, page.size)}; above half of its peak on ${percent(share(map, peak.positive / 2))} of the picture.`
