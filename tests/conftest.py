@@ -31,6 +31,14 @@ def unexpected(reasons: list[str], expected: tuple[str, ...] = EXPECTED_SKIPS) -
     return [reason for reason in reasons if not any(re.search(known, reason) for known in expected)]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A comparison with another library is slow, because importing the library takes seconds."""
+    for item in items:
+        if item.get_closest_marker("peers"):
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("STRICT_SKIPS") != "1" or hasattr(session.config, "workerinput"):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from benchmarks import clock, engine, subjects
 from finercam import Explanation, FinerCAM
 from finercam.core.maps import upsample
 
-pytest.importorskip("torchcam")
-pytest.importorskip("pytorch_grad_cam")
-pytestmark = pytest.mark.peers
+pytestmark = [
+    pytest.mark.peers,
+    *(pytest.mark.skipif(find_spec(name) is None, reason=f"no {name}") for name in ("torchcam", "pytorch_grad_cam")),
+]
 
 
 class Small(nn.Module):

@@ -59,6 +59,7 @@ def index(out: Path) -> list[dict]:
 
 
 class TestExplain:
+    @pytest.mark.slow
     def test_html_writes_one_page_that_offers_other_rivals(self, model, photos, tmp_path):
         page = tmp_path / "page.html"
         result = run("explain", photos, "--model", model, "--out", tmp_path / "out", "--html", page)
@@ -66,6 +67,7 @@ class TestExplain:
         text = page.read_text(encoding="utf-8")
         assert "Content-Security-Policy" in text and text.count("data:image/") >= 2
 
+    @pytest.mark.slow
     def test_a_folder_of_examples_shows_the_rival_in_panel_and_page(self, model, photos, tmp_path):
         options = ["explain", photos / "b.jpg", "--model", model]
         assert run(*options, "--out", tmp_path / "without").exit_code == 0
@@ -81,6 +83,7 @@ class TestExplain:
         refused = run(*asked[:-4], "--examples", tmp_path / "nowhere")
         assert refused.exit_code == 2 and "nowhere" in refused.stderr
 
+    @pytest.mark.slow
     def test_a_folder_with_a_broken_picture_reports_it_and_explains_the_rest(self, model, photos, tmp_path):
         done = run("explain", photos, "--model", model, "--out", tmp_path)
         assert done.exit_code == 1

@@ -105,6 +105,7 @@ def test_every_page_with_code_is_run():
         assert f'run_page("{page}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md"])
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -116,6 +117,7 @@ def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
         assert names["answer"].maps.max() == 1
 
 
+@pytest.mark.slow
 def test_readme(tmp_path, monkeypatch):
     """Its code and its commands run as written, in order, in one folder."""
     monkeypatch.chdir(tmp_path)
@@ -145,6 +147,7 @@ def test_your_model(run_page, small, capsys):
     assert names["answer"].signed.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_troubleshooting(run_page, small):
     model, images = small_resnet(num_classes=4), noise(2, 64)
     explain = FinerCAM(model, class_names=["wren", "robin", "finch", "dunnock"])

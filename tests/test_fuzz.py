@@ -108,6 +108,7 @@ def _keys(node: Any) -> Any:
     return list(node) if isinstance(node, dict) else range(len(node))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, **SETTINGS)
 @given(contrasts.explainers, contrasts.questions, contrasts.questions)
 @example({}, {"gamma": 10**400}, {})

@@ -8,19 +8,14 @@ import zlib
 
 import numpy as np
 import pytest
-import timm.data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from timm.data.transforms_factory import transforms_imagenet_eval
-from torchvision import transforms as T
 
 from finercam.data.sample import Annotation
 from finercam.errors import FinerCAMError
 from finercam.images import FILTERS, MAX_PIXELS, Preprocess, image_size, read_image
-
-BILINEAR, BICUBIC = T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC
 
 
 def noise(width, height, seed=0, channels=3):
@@ -264,16 +259,21 @@ SIZES = [(640, 480), (333, 500), (224, 224), (100, 57), (1, 30)]
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", SIZES)
-@pytest.mark.parametrize("mode, name", [(T.InterpolationMode(name), name) for name in FILTERS])
+@pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("resize, crop", [(256, 224), (232, 224), (224, 224), (29, 10)])
-def test_crop_equals_torchvision(image_size, mode, name, resize, crop):
+def test_crop_equals_torchvision(image_size, name, resize, crop):
+    from torchvision import transforms as T
+
+    mode = T.InterpolationMode(name)
     image = noise(*image_size)
     peer = T.Compose([T.Resize(resize, mode), T.CenterCrop(crop), T.ToTensor(), T.Normalize(MEAN, STD)])
     ours = Preprocess((crop, crop), crop_ratio=crop / resize, interpolation=name, mean=MEAN, std=STD)
     torch.testing.assert_close(ours(image), peer(image), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize("size", [(224, 224), (160, 256), (37, 30)])
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
@@ -281,6 +281,8 @@ def test_crop_equals_torchvision(image_size, mode, name, resize, crop):
 def test_equals_timm(image_size, size, crop_mode, ratio):
     if crop_mode == "center" and max(image_size) / min(image_size) > 20 and size[0] != size[1]:
         pytest.skip("timm itself rounds a side to 0 px here")
+    from timm.data.transforms_factory import transforms_imagenet_eval
+
     image = noise(*image_size)
     peer = transforms_imagenet_eval(size, ratio, crop_mode, interpolation="bicubic", mean=MEAN, std=STD)
     mode = "crop" if crop_mode == "center" else "squash"
@@ -288,7 +290,10 @@ def test_equals_timm(image_size, size, crop_mode, ratio):
     torch.testing.assert_close(ours(image), peer(image), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_equals_create_transform_of_a_timm_configuration():
+    import timm.data
+
     config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg("convnext_tiny").to_dict())
     image = noise(300, 411)
     ours = Preprocess(

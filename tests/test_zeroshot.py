@@ -15,6 +15,8 @@ from finercam.core.head import linear_head
 from finercam.methods.attention import last_attention
 from finercam.models.twotower import TwoTower
 
+pytestmark = pytest.mark.slow  # imports the libraries of models
+
 PROMPTS = ["a red crest", "a wing bar", "a bird", "an empty perch"]
 WORDS = ["a", "an", "red", "crest", "wing", "bar", "bird", "empty", "perch", "photo", "of"]
 

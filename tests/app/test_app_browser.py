@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,11 +20,11 @@ from finercam.models.builtin import PatchCNN
 from finercam.models.directory import save_directory
 from finercam.view.drawn import picture
 
-pytest.importorskip("gradio", reason="no gradio: the app's browser tests are left out")
-pytest.importorskip("playwright.sync_api", reason="no playwright: the app's browser tests are left out")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: the app's browser tests are left out"),
+    pytest.mark.skipif(find_spec("playwright") is None, reason="no playwright: the app's browser tests are left out"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the app's browser tests are left out"),
 ]
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from finercam.concept import audit, cosine, energy_overlap, rank_correlation
 from finercam.concept.audit import MEASURES, shifts
@@ -25,6 +24,8 @@ def smooth(seed: int, *shape: int) -> torch.Tensor:
 @settings(max_examples=15, deadline=None)
 @given(seeds, st.booleans())
 def test_rank_correlation_is_scipys(seed: int, ties: bool) -> None:
+    from scipy import stats
+
     one, other = smooth(seed, 6, 9), smooth(seed + 1, 6, 9)
     if ties:
         one, other = one.round(), other.clamp(min=0)

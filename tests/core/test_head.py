@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -52,7 +51,10 @@ def test_get_classifier_goes_before_the_order_of_definition() -> None:
     assert rows(model, 7).data_ptr() == model.fc.weight.data_ptr()
 
 
+@pytest.mark.slow
 def test_distilled_head_is_passed_over() -> None:
+    import timm
+
     model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=7)
     assert rows(model, 7).data_ptr() == model.head.weight.data_ptr()
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -126,7 +125,14 @@ def test_a_normalisation_in_front_and_a_wrapper_around() -> None:
     assert resolve_layers(model, None, IMAGES)[0][0] == "1.stages.1"
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda m: nn.DataParallel(torch.compile(m))])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        pytest.param(torch.compile, marks=pytest.mark.slow),
+        pytest.param(lambda m: nn.DataParallel(torch.compile(m)), marks=pytest.mark.slow),
+    ],
+)
 def test_wrapped_models(wrap) -> None:
     model = Net()
     wrapped = wrap(model)
@@ -135,6 +141,7 @@ def test_wrapped_models(wrap) -> None:
         assert resolve_layers(wrapped, layer, IMAGES) == [("stages.1", model.stages[1])]
 
 
+@pytest.mark.slow
 def test_compiled_parts_run_as_written() -> None:
     model = Net()
     model.stages[1] = torch.compile(model.stages[1])
@@ -144,8 +151,11 @@ def test_compiled_parts_run_as_written() -> None:
     assert resolve_layers(model, "stages.1", IMAGES)[0][1] is unwrap(model.stages[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_under_the_callers_grad_mode(context) -> None:
+    import timm
+
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2, num_classes=3)
     with context():
         images = torch.zeros(2, 3, 32, 32)

@@ -13,24 +13,29 @@ from torch import Tensor, nn
 from finercam import FinerCAM
 from finercam.core.contrast import contrast_objective
 
-peer = pytest.importorskip("pytorch_grad_cam")
-from pytorch_grad_cam.finer_cam import FinerCAM as PeerFiner  # noqa: E402
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget  # noqa: E402
-
 pytestmark = pytest.mark.peers
 
 BASES = {
-    "gradcam": peer.GradCAM,
-    "gradcam++": peer.GradCAMPlusPlus,
-    "xgradcam": peer.XGradCAM,
-    "hirescam": peer.HiResCAM,
-    "layercam": peer.LayerCAM,
-    "gradcam-elementwise": peer.GradCAMElementWise,
-    "eigengradcam": peer.EigenGradCAM,
-    "scorecam-softmax": peer.ScoreCAM,
-    "ablationcam": peer.AblationCAM,
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "xgradcam": "XGradCAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "gradcam-elementwise": "GradCAMElementWise",
+    "eigengradcam": "EigenGradCAM",
+    "scorecam-softmax": "ScoreCAM",
+    "ablationcam": "AblationCAM",
 }
 GRADIENT_BASES = list(BASES)[:7]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> None:
+    """Imported when the first test runs, so that collecting the tests stays cheap."""
+    global ClassifierOutputTarget, FinerWeightedTarget, PeerFiner, peer
+    peer = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.finer_cam import FinerCAM as PeerFiner
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +88,7 @@ def test_plain_methods_at_gamma_zero(toys, pictures, method, layer):
     answer = FinerCAM(model, method, gamma=0, layer=layer)(images, target)
     model.relu.inplace = False  # or it changes the peer's activations, see below
     targets = [ClassifierOutputTarget(c) for c in target]
-    theirs = peer_signed(BASES[method], model, model.get_submodule(layer), images, targets)
+    theirs = peer_signed(getattr(peer, BASES[method]), model, model.get_submodule(layer), images, targets)
     ours = answer.signed
     if method == "ablationcam":  # the peer divides the fall by the logit
         ours = ours / answer.logits.gather(1, answer.target[:, None])[:, :, None]
@@ -99,7 +104,7 @@ def test_released_is_the_peers_finer_target(toys, pictures, method, alpha):
     factor = 100 if method == "gradcam++" else 1
     targets = [FinerWeightedTarget(c, ds, alpha) for c, ds in zip(target, against, strict=True)]
     model = louder(toys.cnn(), factor)
-    theirs = peer_signed(BASES[method], model, model.stage2, images, targets)
+    theirs = peer_signed(getattr(peer, BASES[method]), model, model.stage2, images, targets)
     ours = FinerCAM(model, method, gamma=alpha, weights="released", layer="stage2")(images, target, against).signed
     if method == "eigengradcam":
         theirs = theirs * (ours * theirs).sum(dim=(1, 2)).sign()[:, None, None]

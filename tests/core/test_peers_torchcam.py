@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from finercam import FinerCAM
 from finercam.methods import Method, gather, rules
 
-peer = pytest.importorskip("torchcam.methods")
-
 pytestmark = pytest.mark.peers
 
-FINER = {"gradcam": peer.GradCAM, "layercam": peer.LayerCAM}
-PLAIN = {**FINER, "xgradcam": peer.XGradCAM}
+FINER = {"gradcam": "GradCAM", "layercam": "LayerCAM"}
+PLAIN = {**FINER, "xgradcam": "XGradCAM"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> None:
+    """Imported when the first test runs, so that collecting the tests stays cheap."""
+    global peer
+    peer = pytest.importorskip("torchcam.methods")
 
 
 def close(signed: Tensor, theirs: Tensor) -> None:
@@ -37,7 +42,7 @@ def without_in_place(model: nn.Module) -> nn.Module:
 def test_plain_methods_at_gamma_zero(toys, pictures, method, layer):
     images, target = pictures(3), [0, 3, 2]
     model = without_in_place(toys.cnn())
-    with PLAIN[method](model, layer) as cam:
+    with getattr(peer, PLAIN[method])(model, layer) as cam:
         (theirs,) = cam(target, model(images), normalized=False)
     close(FinerCAM(model, method, gamma=0, layer=layer)(images, target).signed, theirs)
 
@@ -49,7 +54,7 @@ def test_finer_with_the_nearest_three(toys, pictures, method, layer, gamma):
     """Mean weights, T = 3, references by the nearest logit: both choose for themselves."""
     images, target = pictures(4), [0, 3, 2, 1]
     model = without_in_place(toys.cnn())
-    with peer.FinerCAM(model, layer, base_method=FINER[method], gamma=gamma, num_references=3) as cam:
+    with peer.FinerCAM(model, layer, base_method=getattr(peer, FINER[method]), gamma=gamma, num_references=3) as cam:
         (theirs,) = cam(target, model(images), normalized=False)
     close(
         FinerCAM(model, method, gamma=gamma, references="nearest", num_references=3, layer=layer)(

@@ -87,6 +87,7 @@ def scores_of(output) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GUESTS)
 def test_pixels_share_out_the_logit_in_every_library(name, pictures):
     torch.manual_seed(0)

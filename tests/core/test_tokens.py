@@ -18,6 +18,7 @@ def layers_of(model, size: int = 32) -> tuple[str, ...] | None:
     return explain.layers
 
 
+@pytest.mark.slow
 def test_layers_of_timm():
     timm = pytest.importorskip("timm")
     small = {"embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 7, "img_size": 32, "patch_size": 8}
@@ -30,6 +31,7 @@ def test_layers_of_timm():
     assert layers_of(timm.create_model("vit_small_patch16_dinov3", **small)) == names
 
 
+@pytest.mark.slow
 def test_layers_of_other_libraries():
     transformers = pytest.importorskip("transformers")
     vision = pytest.importorskip("torchvision.models.vision_transformer")

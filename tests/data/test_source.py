@@ -69,6 +69,7 @@ def test_unknown_labels_and_numbers_mean_the_same_everywhere(root):
     assert streamed(root / "list.csv") == held(root / "list.csv") == [("a.png", None), ("sub/b.png", "--5")]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(

@@ -235,6 +235,7 @@ def test_labels_of_another_model_cannot_be_targets(tmp_path, model):
         evaluate(Squares(), other, tmp_path)
 
 
+@pytest.mark.slow
 def test_every_group_gives_its_columns(tmp_path, model):
     groups = ["rd", "deletion", "insertion", "kept", "road", "localisation", "contrastive", "shape"]
     lines = evaluate(Squares(6), model, tmp_path, ["gradcam", "scorecam"], ["pair"], groups, steps=4, fill="black")

@@ -66,6 +66,7 @@ def _same(got, want, tolerance):
                 assert got[key][name] == near, (key, name)
 
 
+@pytest.mark.slow
 def test_maps_of_a_run_measure_as_those_of_the_model_and_call_it_never(tmp_path, model, made, calls):
     birds, asks = open_dataset(DATA), ["pair", "all:1:1:probability", "random"]
     lines = evaluate(birds, model, tmp_path / "run", None, asks, MAPS, run=made / "all", batch_size=5)
@@ -122,6 +123,7 @@ def test_another_model_or_target_than_the_runs_is_one_line(tmp_path, model, made
         evaluate(birds, model, tmp_path, groups=["shape"], run=tmp_path / "run", limit=2)
 
 
+@pytest.mark.slow
 def test_what_it_says_to_keep_is_enough(tmp_path, model, made):
     birds = open_dataset(DATA)
     with pytest.raises(FinerCAMError) as caught:

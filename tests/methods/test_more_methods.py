@@ -45,6 +45,7 @@ def test_legrad_equals_gradients_of_written_out_attention(toys, pictures, gamma)
     torch.testing.assert_close(answer.signed, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_legrad_reads_the_attention_of_several_libraries(pictures):
     timm = pytest.importorskip("timm")
     transformers = pytest.importorskip("transformers")

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from finercam import metrics
 from finercam.errors import FinerCAMError
@@ -15,6 +14,8 @@ def pair():
 
 
 def test_agrees_with_scipy(pair):
+    from scipy import stats
+
     a, b = (x.double().numpy() for x in pair)
     for got, statistic, data in (
         (metrics.bootstrap(pair[0]), np.mean, (a,)),

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from scipy.stats import norm
 
 from finercam import metrics
 from finercam.errors import FinerCAMError
@@ -27,6 +26,8 @@ def test_seeds_by_picture_make_batches_irrelevant(maps):
 
 
 def test_the_gaussian_is_centred_and_as_wide_as_said():
+    from scipy.stats import norm
+
     got = metrics.gaussian_map(2, (41, 21), sigma=0.2)
     assert got[1].argmax() == 20 * 21 + 10
     assert torch.equal(got, got.flip(1)) and torch.equal(got, got.flip(2))

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
 
 from finercam import metrics
 from finercam.errors import FinerCAMError
@@ -21,9 +20,12 @@ def test_energy_equals_quantus_relevance_mass_accuracy(maps, masks):
     torch.testing.assert_close(metrics.energy(maps, masks), torch.from_numpy(np.asarray(want)).float())
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_average_precision_equals_scikit_learn_with_ties(pixels):
+    from sklearn.metrics import average_precision_score
+
     values, inside = zip(*pixels, strict=True)
     got = metrics.average_precision(torch.tensor([[values]], dtype=torch.float32), torch.tensor([[inside]]))
     if any(inside):
@@ -32,7 +34,10 @@ def test_average_precision_equals_scikit_learn_with_ties(pixels):
         assert got.isnan().all()
 
 
+@pytest.mark.slow
 def test_average_precision_by_the_batch(maps, masks):
+    from sklearn.metrics import average_precision_score
+
     want = [average_precision_score(s.flatten(), m.flatten()) for m, s in zip(maps, masks, strict=True)]
     torch.testing.assert_close(metrics.average_precision(maps, masks), torch.tensor(want, dtype=torch.float32))
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from finercam import metrics
 from finercam.errors import FinerCAMError
@@ -38,6 +37,8 @@ def test_a_part_decides_by_all_three_rules():
 
 def test_shares_correlation_and_pointing_by_hand():
     maps = torch.tensor([[[4.0, 2.0, 1.0, 3.0, -5.0, 2.0]]])
+    from scipy.stats import spearmanr
+
     regions = torch.tensor([[[0, 0, 1, 2, 2, -1]]])
     difference = torch.tensor([[0.8, 0.2, 0.4]])
     found = {name: value.item() for name, value in metrics.part_evidence(maps, regions, difference).items()}

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 from finercam import metrics
@@ -49,6 +48,8 @@ def net():
 
 
 def test_spearman_equals_scipy_with_ties(maps):
+    from scipy.stats import spearmanr
+
     rounded = maps.round()
     got = metrics.spearman(rounded, maps.roll(1, 0).half())
     want = [spearmanr(rounded[i].flatten(), maps.roll(1, 0)[i].half().flatten()).statistic for i in range(4)]

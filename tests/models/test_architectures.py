@@ -7,17 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import open_clip.model
 import pytest
-import timm
 import torch
-import torchvision.models as tv
-import transformers as hf
-from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
-from timm.models.metaformer import MetaFormer
-from timm.models.mlp_mixer import MlpMixer
-from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
-from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from finercam import FinerCAM
@@ -26,7 +17,36 @@ from finercam.core.head import linear_head
 from finercam.core.layers import resolve_layers
 from finercam.core.stages import find_stages
 
+pytestmark = pytest.mark.slow  # imports the libraries of models
+
 NCHW, NHWC, TOKENS = "nchw", "nhwc", "tokens"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Imported when the first test runs, so that collecting the tests stays cheap."""
+    global \
+        MlpMixer, \
+        MetaFormer, \
+        MultiScaleVit, \
+        MultiScaleVitCfg, \
+        ByoBlockCfg, \
+        ByobNet, \
+        ByoModelCfg, \
+        VGG, \
+        hf, \
+        open_clip, \
+        timm, \
+        tv
+    import open_clip.model
+    import timm
+    import torchvision.models as tv
+    import transformers as hf
+    from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+    from timm.models.metaformer import MetaFormer
+    from timm.models.mlp_mixer import MlpMixer
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+    from timm.models.vgg import VGG
 
 
 class Case(NamedTuple):

@@ -7,13 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip.model
 import pytest
-import timm
 import torch
-import transformers as hf
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from finercam import FinerCAM, FinerCAMError, load_model
@@ -23,9 +18,22 @@ from finercam.models.native import any_size
 from finercam.models.probed import Probed, probed, save_probed
 from finercam.models.towers import OpenClipTower, positions, tower_of
 
+pytestmark = pytest.mark.slow  # imports the libraries of models
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 SMALL |= {"image_size": 64, "patch_size": 16}
 VIT = {"depth": 3, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Imported when the first test runs, so that collecting the tests stays cheap."""
+    global ModifiedResNet, TimmModel, hf, open_clip, timm
+    import open_clip.model
+    import timm
+    import transformers as hf
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
 
 
 def clip_visual(**options: Any) -> Any:

@@ -26,6 +26,7 @@ def fresh() -> tuple[torch.Tensor, torch.Tensor]:
     return (pixels - 0.5) / 0.25, torch.from_numpy(birds.labels(range(200)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_models_name_fresh_birds(name: str) -> None:
     model, meta = load_builtin(name)

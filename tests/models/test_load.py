@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-import timm
 import torch
-import torchvision
-import transformers as hf
 from torch import nn
 
 from finercam.errors import FinerCAMError
@@ -74,6 +71,7 @@ def saved(tmp_path: Path) -> Path:
 # --- strings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -120,12 +118,15 @@ def test_a_device_that_is_not_there(device: str, saved: Path) -> None:
 # --- the zoos, without their weights
 
 
+@pytest.mark.slow
 def test_timm_with_its_own_preprocessing_and_names() -> None:
     rng = torch.get_rng_state()
     loaded = load_model("timm/resnet18?pretrained=false")
     model, preprocess, names = loaded
     assert isinstance(loaded, LoadedModel)
     assert not model.training
+    import timm.data
+
     config = timm.data.resolve_data_config(model=model)
     assert preprocess.size == (224, 224)
     assert preprocess.crop_ratio == config["crop_pct"]
@@ -137,6 +138,7 @@ def test_timm_with_its_own_preprocessing_and_names() -> None:
     assert torch.equal(again.fc.weight, model.fc.weight)
 
 
+@pytest.mark.slow
 def test_timm_with_another_head_and_size_has_no_names() -> None:
     model, preprocess, names = load_model(
         "timm/vit_tiny_patch16_224?pretrained=false&depth=1&num_classes=10&img_size=32x64&global_pool=avg"
@@ -146,8 +148,11 @@ def test_timm_with_another_head_and_size_has_no_names() -> None:
     assert model(torch.zeros(1, 3, 32, 64)).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_timm_preprocessing_makes_the_pixels_that_timm_makes() -> None:
     import numpy as np
+    import timm.data
+    import torchvision
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -160,6 +165,7 @@ def test_timm_preprocessing_makes_the_pixels_that_timm_makes() -> None:
     assert (preprocess(image) - weights.transforms(antialias=True)(image)).abs().max() < 0.05
 
 
+@pytest.mark.slow
 def test_torchvision_names() -> None:
     assert load_model("torchvision/shufflenet_v2_x0_5?pretrained=false").class_names[1] == "goldfish"
     model, _, names = load_model("torchvision/shufflenet_v2_x0_5?pretrained=false&num_classes=4")
@@ -167,7 +173,9 @@ def test_torchvision_names() -> None:
     assert model.fc.out_features == 4
 
 
-def hf_folder(path: Path, **processor: Any) -> hf.PreTrainedModel:
+def hf_folder(path: Path, **processor: Any) -> Any:
+    import transformers as hf
+
     config = hf.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         image_size=32, patch_size=16, id2label={1: "jay", 0: "wren", 2: "jay"},
@@ -179,6 +187,7 @@ def hf_folder(path: Path, **processor: Any) -> hf.PreTrainedModel:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_huggingface_folder(tmp_path: Path, refused: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = hf_folder(tmp_path / "vit", size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
     images = torch.randn(2, 3, 32, 32)
@@ -194,15 +203,18 @@ def test_huggingface_folder(tmp_path: Path, refused: list[Any], monkeypatch: pyt
         load_model(tmp_path / "vit")
 
 
+@pytest.mark.slow
 def test_huggingface_folder_without_a_processor(tmp_path: Path, refused: list[Any]) -> None:
     hf_folder(tmp_path)
     with pytest.raises(FinerCAMError, match=r"no preprocessor_config\.json"):
         load_model(f"hf/{tmp_path}")
 
 
+@pytest.mark.slow
 def test_processor_settings_as_the_processors_use_them() -> None:
     """Equal to the processors of transformers on a picture, whatever their parameters."""
     import numpy as np
+    import transformers as hf
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)
@@ -249,6 +261,7 @@ def test_open_clip_towers() -> None:
 # --- no network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -291,6 +304,7 @@ def test_folder_gives_back_what_was_saved(saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == {"model.safetensors", "config.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -356,6 +370,7 @@ def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "photos" / "one.jpg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -461,9 +476,11 @@ def test_weights_that_do_not_fit(saved: Path) -> None:
         load_model(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"])
 def test_every_filter_of_pillow_stays_what_it_is(name: str) -> None:
     """timm and open_clip name the filter, transformers gives Pillow's number."""
+    import torchvision
     from PIL import Image
 
     number = int(Image.Resampling[name.upper()])
@@ -506,6 +523,7 @@ def test_a_saved_model_has_the_rights_that_the_umask_leaves(
     assert saved.stat().st_mode & 0o777 == folder
 
 
+@pytest.mark.slow
 def test_names_of_classes_that_stand_in_the_configuration(tmp_path: Path, refused: list[Any]) -> None:
     """`id2label` gives the names, of a model folder too; the placeholders that transformers fills in are no names."""
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -521,6 +539,7 @@ def test_names_of_classes_that_stand_in_the_configuration(tmp_path: Path, refuse
         assert load_model(f"hf/{tmp_path / 'hf'}").class_names == expected
 
 
+@pytest.mark.slow
 def test_listing_models_imports_no_torch() -> None:
     code = (
         "import sys; from finercam.cli import main\n"
@@ -558,9 +577,12 @@ TOP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.birds
 @pytest.mark.skipif(not BIRDS.is_dir(), reason="the bird classifier is not on this machine")
 def test_bird_classifier_as_a_folder(tmp_path: Path) -> None:
+    import timm
+
     kwargs = {"num_classes": 965, "pad_type": "same"}
     model = timm.create_model("mobilenetv2_100", **kwargs)
     model.load_state_dict(safetensors.torch.load_file(BIRDS / "mobilenetv2_100.safetensors"))

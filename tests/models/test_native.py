@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip.model
 import pytest
-import timm
 import torch
-import torchvision
-import transformers as hf
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -30,10 +26,22 @@ from finercam.models.backbone import load_backbone
 from finercam.models.native import any_size, at_native_size, native_preprocess
 from finercam.models.openclip import ImageTower
 
+pytestmark = pytest.mark.slow  # imports the libraries of models
+
 VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64, "num_classes": 5}
 TIMM_VIT = "timm/vit_tiny_patch16_224?pretrained=false&" + "&".join(f"{key}={value}" for key, value in VIT.items())
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 SMALL |= {"image_size": 64, "patch_size": 16, "num_labels": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Imported when the first test runs, so that collecting the tests stays cheap."""
+    global hf, open_clip, timm, torchvision
+    import open_clip.model
+    import timm
+    import torchvision
+    import transformers as hf
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -210,7 +218,6 @@ def test_a_transformer_can_be_copied_and_pickled(tmp_path: Path) -> None:
             torch.testing.assert_close(twin(images).logits, model(images).logits + 1)
 
 
-@pytest.mark.slow
 def test_the_commands_take_it(tmp_path: Path) -> None:
     """Through `explain` (where --size is the longest side) and `evaluate`, with lying and standing pictures at once."""
     names = load_model("fieldguide/vit").class_names or []

@@ -19,6 +19,8 @@ from finercam.errors import FinerCAMError
 from finercam.models import load_model
 from finercam.models.backbone import load_backbone
 
+pytestmark = pytest.mark.slow  # imports the libraries of models
+
 SAYS = "are not on this machine and the hub that has them cannot be reached; connect, or give a local folder"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -33,6 +34,7 @@ def write_cub(root: Path, count: int) -> None:
     (root / "bounding_boxes.txt").write_text("".join(f"{row[0]} 1 1 90 90\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_probe(run_page, tmp_path, monkeypatch):
     write_cub(tmp_path / "CUB_200_2011", 10)
     load = backbones.load_backbone

@@ -1,6 +1,7 @@
 """The page in a real browser, opened from the disk: it draws, answers, and its numbers are Python's."""
 
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from finercam.report import write_report
 from finercam.view.drawn import drawn as view_drawn
 from finercam.view.drawn import drawn_signed, strength_of
 
-pytest.importorskip("playwright.sync_api", reason="no playwright: the report's browser tests are left out")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("playwright") is None, reason="no playwright: the report's browser tests are left out"
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the report's browser tests are left out"),
 ]
 

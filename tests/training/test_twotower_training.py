@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from training.hybrids import paint_hybrid, seen_parts
 from training.twotower import ANY, BARE, CROP, EMPTY, NOWHERE, SIZE, Text, drawn_places, paint, place_truth, train
@@ -79,6 +80,7 @@ def test_pictures_are_cut_with_their_parts_and_twins_alike() -> None:
     assert len(set(corners)) == 3
 
 
+@pytest.mark.slow
 def test_training_is_seeded_and_writes_a_model_that_can_be_read(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     short = {"images": 32, "steps": 2, "batch": 16, "fresh": 54, "workers": 1, "log": lambda line: None}
