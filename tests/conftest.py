@@ -33,9 +33,9 @@ def unexpected(reasons: list[str], expected: tuple[str, ...] = EXPECTED_SKIPS) -
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A comparison with another library is slow, because importing the library takes seconds."""
+    """Comparisons with another library and tests of the bird classifier are slow: the imports alone take seconds."""
     for item in items:
-        if item.get_closest_marker("peers"):
+        if item.get_closest_marker("peers") or item.get_closest_marker("birds"):
             item.add_marker("slow")
 
 

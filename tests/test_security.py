@@ -117,6 +117,7 @@ def test_a_head_for_import(how: str, mark: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "head.pth" in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["zip", "legacy", "raw"])
 def test_weights_of_timm(how: str, mark: Path, tmp_path: Path, offline: Path) -> None:
@@ -128,6 +129,7 @@ def test_weights_of_timm(how: str, mark: Path, tmp_path: Path, offline: Path) ->
     refused(lambda: load_model(f"timm/local-dir:{folder}"), "pickle")
 
 
+@pytest.mark.slow
 def test_an_npz_for_timm(mark: Path, tmp_path: Path) -> None:
     content = np.array([Payload(mark)], dtype=object)
     np.savez(tmp_path / "weights.npz", **{"embedding/kernel": content, "cls": content})
@@ -136,6 +138,7 @@ def test_an_npz_for_timm(mark: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["zip", "legacy", "raw"])
 def test_a_poisoned_cache_of_torchvision(how: str, mark: Path, offline: Path) -> None:
@@ -143,6 +146,7 @@ def test_a_poisoned_cache_of_torchvision(how: str, mark: Path, offline: Path) ->
     refused(lambda: load_model("torchvision/squeezenet1_1"), "a pickle that holds more than tensors")
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers(mark: Path, tmp_path: Path, offline: Path) -> None:
     """Neither pickled weights nor code that the configuration names; nor is anybody asked whether it may run."""
     folder = tmp_path / "hf"
@@ -194,6 +198,7 @@ def test_a_matlab_file(mark: Path, tmp_path: Path) -> None:
 # --- nothing is larger than it looks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -218,6 +223,7 @@ def test_an_absurd_architecture_is_one_line(change: dict[str, Any], says: str, t
     refused(lambda: load_model(folder), says or str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -240,6 +246,7 @@ def test_no_library_is_let_to_fill_the_memory(architecture: dict[str, Any], tmp_
     refused(lambda: load_model(claiming(tmp_path, architecture)), "too many for its weights")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -306,6 +313,7 @@ def unplugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     assert tried == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ELSEWHERE)
 def test_a_model_folder_leads_nowhere_else(case: str, unplugged: None, tmp_path: Path) -> None:
     name, kwargs = ELSEWHERE[case]
@@ -317,6 +325,7 @@ def test_a_model_folder_leads_nowhere_else(case: str, unplugged: None, tmp_path:
         save_directory(tmp_path / "other", torch.nn.Linear(1, 1), architecture=architecture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "name", "kwargs"),
     [
@@ -337,6 +346,7 @@ def test_options_that_are_not_known_are_refused(
         build_architecture({"library": library, "name": name, "kwargs": kwargs}, budget=0)
 
 
+@pytest.mark.slow
 def test_an_image_tower_needs_no_text_tower_of_the_hub(unplugged: None) -> None:
     """open_clip describes the text tower of this one by a repository."""
     tower = build_architecture(
@@ -346,6 +356,7 @@ def test_an_image_tower_needs_no_text_tower_of_the_hub(unplugged: None) -> None:
         assert tower.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in ELSEWHERE if case != "name"])
 @pytest.mark.parametrize("load", [load_model, load_backbone, load_image_text], ids=lambda load: load.__name__)
 def test_a_folder_of_transformers_leads_nowhere_else(

@@ -21,6 +21,7 @@ def smooth(seed: int, *shape: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(flat, shape[-2:], mode="bilinear")[0].reshape(shape)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seeds, st.booleans())
 def test_rank_correlation_is_scipys(seed: int, ties: bool) -> None:

@@ -51,7 +51,11 @@ def test_the_audit_lists_the_traits_of_a_pair() -> None:
         ([], "give pictures, --text TEXT and --out DIR"),
         (["x.png", "--text", "bird", "--out", "o"], "both 'bird'"),
         (["--audit", "Blue Jay", "Plain Pippin"], "no Fieldguide species"),
-        (["x.png", "--text", "red crest", "--out", "o", "--model", "open_clip/none/none"], "no such model"),
+        pytest.param(
+            ["x.png", "--text", "red crest", "--out", "o", "--model", "open_clip/none/none"],
+            "no such model",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_missing_is_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:

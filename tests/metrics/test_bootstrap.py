@@ -13,6 +13,7 @@ def pair():
     return base + 0.1 * torch.rand(80, generator=generator), base
 
 
+@pytest.mark.slow
 def test_agrees_with_scipy(pair):
     from scipy import stats
 

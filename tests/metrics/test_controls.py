@@ -25,6 +25,7 @@ def test_seeds_by_picture_make_batches_irrelevant(maps):
     assert noise.min() >= 0 and noise.max() < 1
 
 
+@pytest.mark.slow
 def test_the_gaussian_is_centred_and_as_wide_as_said():
     from scipy.stats import norm
 

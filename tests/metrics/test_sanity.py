@@ -47,6 +47,7 @@ def net():
     return model.eval()
 
 
+@pytest.mark.slow
 def test_spearman_equals_scipy_with_ties(maps):
     from scipy.stats import spearmanr
 

@@ -23,6 +23,7 @@ def blobs(count: int, classes: int = 4, dim: int = 6, spread: float = 1.0, seed:
     return (centres[labels] + noise) * torch.logspace(-1, 1, dim, dtype=torch.float64) + 5, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [1e-1, 1e-3])
 def test_optimum_is_that_of_scikit_learn(decay: float) -> None:
     """mean cross-entropy + decay/2 ‖W‖² on features over one scale is logistic regression with C = 1/(N·decay)."""

@@ -98,7 +98,9 @@ def test_import_head(typed: Any, model: Path, tmp_path: Path) -> None:
         (["somewhere"], "probe needs --backbone and --out"),
         (["one", "two", "-b", "MODEL", "-o", "out"], "trains on one dataset, not 2"),
         (["no/such/place", "-b", "MODEL", "-o", "out"], "no/such/place does not exist"),
-        (["fieldguide:9", "-b", "timm/vit_tiny_patch16_225", "-o", "out"], "no such model"),
+        pytest.param(
+            ["fieldguide:9", "-b", "timm/vit_tiny_patch16_225", "-o", "out"], "no such model", marks=pytest.mark.slow
+        ),
         (["fieldguide:9", "-b", "MODEL", "-o", "out", "--pool", "tok"], "cannot pool as 'tok'"),
         (["--import-head", "head.pth", "-b", "MODEL", "-o", "out"], "--classes"),
         (["--compare"], "--compare needs the folders"),

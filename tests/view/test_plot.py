@@ -198,7 +198,9 @@ class TestText:
 
 
 class TestSheets:
-    @pytest.mark.parametrize("first", range(0, len(HOSTILE), 3))
+    @pytest.mark.parametrize(
+        "first", [0, *(pytest.param(at, marks=pytest.mark.slow) for at in range(3, len(HOSTILE), 3))]
+    )
     def test_hostile_names_are_drawn_as_text_without_a_warning(self, first):
         asked = answer(HOSTILE[first : first + 3])
         rendered(plot.panel(asked))
