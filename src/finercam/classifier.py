@@ -1,4 +1,4 @@
-"""The caller's model, and what was found out about it once: target layers, token grid, linear head."""
+"""The caller's model with its target layers, token grid and linear head, which are searched for once."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["Classifier"]
 
 
 class Classifier:
-    """Runs a model on images and keeps what later questions need; the model is left as it was found.
+    """Runs a model on images and keeps what later questions need; the model is left as it was.
 
     `layer` names the target layers or is None to find them; `scores` picks the logits out of what the model returns;
-    `layout` overrides the token grid. Layers and head are looked for once, their weights are read at every run.
+    `layout` overrides the token grid. Layers and head are searched for once; their weights are read at every run.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Classifier:
             ) from error
         if _version(images) != version:
             raise FinerCAMError(
-                "the model writes into the images it is given, which would falsify later questions; let it work on a "
+                "the model writes into its input images, so later questions would get wrong answers; let it work on a "
                 "copy, as model(x.clone())"
             )
         if len(source.logits) != len(images):
@@ -213,5 +213,5 @@ class Classifier:
 
 
 def _version(images: Tensor) -> int:
-    """How often the tensor was written to; inference tensors do not count."""
+    """How often the tensor was written to; 0 for inference tensors, which do not count."""
     return 0 if images.is_inference() else images._version

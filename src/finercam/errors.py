@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Iterable
 
 LONGEST = 1500
-"""Letters of a message: room for a long list of what is known, and paths."""
+"""Characters of a message: enough for a long list of known names, and for paths."""
 
 __all__ = ["FinerCAMError", "suggest"]
 
 
 class FinerCAMError(ValueError):
-    """One line that says what was given, what was expected and how to mend it.
+    """One line that says what was given, what was expected and how to fix it.
 
-    What was given may be an array, whose text has several lines, or a name of a megabyte: one line it stays.
+    The message stays one line, also if it quotes an array of several lines or a very long name.
 
     >>> print(FinerCAMError("given: [1\\n 2]"))
     given: [1 2]

@@ -1,4 +1,4 @@
-"""The answer: maps, logits, target and references, and everything needed to ask again."""
+"""The answer: maps, logits, target, references, and the evidence for further questions."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Explanation:
 
     @cached_property
     def maps(self) -> Tensor:
-        """What speaks for the target under the contrast, `(N, H, W)` in [0, 1], each divided by its own peak."""
+        """Evidence for the target under the contrast, `(N, H, W)` in [0, 1], each divided by its own peak."""
         return positive(upsample(self.signed, self.image_size))
 
     @cached_property
@@ -142,7 +142,7 @@ class Explanation:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """What the link makes of the logits, `(N, K)`: their softmax or sigmoid, or with link "none" the logits."""
+        """The logits under the link, `(N, K)`: their softmax, their sigmoid, or with link "none" the logits themselves."""
         return LINKS[self.link](self.logits.float())
 
     @property
@@ -175,11 +175,11 @@ class Explanation:
         method: str | Method | None = None,
         fusion: str | None = None,
     ) -> Explanation:
-        """Ask about the same images again; what is not given stays as it was.
+        """Answer a further question about the same images; what is not given stays as it was.
 
         Answered from the kept evidence where its classes suffice (see `keep=` of FinerCAM): any gamma, the plain map,
         any kept references, and another method that reads the same evidence. Otherwise the model runs again if the
-        images were kept, and NotKept (a FinerCAMError) says so if they were not. For a new target without `against`
+        images were kept; if they were not, NotKept (a FinerCAMError) is raised. For a new target without `against`
         the strategy picks the references again.
         """
         strength = checked_gammas(self.gamma if gamma is None else gamma, len(self))
@@ -228,7 +228,7 @@ class Explanation:
         """The maps of many strengths, `(G, N, H, W)` in [0, 1]; each is what `ask(gamma=…).maps` gives.
 
         Where a method is linear in the contrast, two signed maps give them all, so that a whole sweep costs little
-        more than one question; the others are asked one after another.
+        more than one question; for other methods each strength is computed separately.
 
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 5)
@@ -346,7 +346,7 @@ class Explanation:
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
-    """One explanation of the images of several that were asked alike, without the images."""
+    """One explanation that joins several with the same settings, without the images."""
     if len(parts) == 1:
         return replace(parts[0], images=None)
     views = zip(*(part.seen for part in parts), strict=True)

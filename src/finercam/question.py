@@ -99,7 +99,7 @@ class Question:
             raise FinerCAMError(
                 f"against={list(rows)!r}: {count} classes for {count} images can mean two things; write "
                 f"against=[[class], [class], …] (for a tensor, against=y[:, None]) for one rival an image, or "
-                f"against=[[class, class, …]] * {count} to hold every image against all of them"
+                f"against=[[class, class, …]] * {count} for all of these rivals for every image"
             )
         return [rows] * count
 

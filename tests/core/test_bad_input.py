@@ -156,7 +156,7 @@ def test_a_model_that_is_none():
 
 def test_one_class(toys, pictures):
     model, images = toys.gap(classes=1), pictures(2)
-    refused(lambda: FinerCAM(model, layer="features")(images), "one class and nothing to hold it against")
+    refused(lambda: FinerCAM(model, layer="features")(images), "one class, so it has no rival class")
     plain = FinerCAM(model, layer="features", gamma=0)(images)
     expected = torch.einsum("c,nchw->nhw", model.head.weight[0].detach(), model.features(images).detach()) / 64
     torch.testing.assert_close(plain.signed, expected)

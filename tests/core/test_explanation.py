@@ -144,7 +144,7 @@ def test_evidence_of_another_kind_costs_a_run_or_says_so(toys, pictures):
     with pytest.raises(NotKept, match="'scorecam' reads other evidence than 'gradcam'"):
         answer.ask(method="scorecam")
     scored = FinerCAM(model, "gscorecam", layer="stage1", keep=5, keep_images=False)(images, 0)
-    with pytest.raises(NotKept, match=r"targets \[0, 0\] was asked about \[1, 1\]"):
+    with pytest.raises(NotKept, match=r"for targets \[0, 0\] only, and the question is about targets \[1, 1\]"):
         scored.ask(target=1)
 
 

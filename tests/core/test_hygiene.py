@@ -342,7 +342,7 @@ def test_images_are_not_written_to(toys, pictures):
             return self.inner(x.mul_(2))
 
     images = pictures(2)
-    with pytest.raises(FinerCAMError, match="writes into the images"):
+    with pytest.raises(FinerCAMError, match="writes into its input images"):
         FinerCAM(Scales(toys.gap()), layer="inner.features")(images)
     assert torch.equal(images, pictures(2))
 

@@ -1,4 +1,4 @@
-"""One run of the model that keeps a layer's activations and can differentiate what comes after it."""
+"""One run of the model. It keeps a layer's activations and can differentiate the layers after it."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def capture(
 ) -> Capture:
     """Run `model(images)` once and keep what `layers` gave, with a graph from there to the logits.
 
-    The model is a guest: it runs in eval mode, its parameters take no part in the graph, and hooks, modes and
-    `requires_grad` are put back, also when it raises. Works under the caller's `no_grad` and `inference_mode`.
+    The model runs in eval mode, and its parameters are not part of the graph. Hooks, modes and `requires_grad` are
+    restored afterwards, also after an error. It works under the caller's `no_grad` and `inference_mode`.
 
-    The layer `INPUT` stands for the images, a tensor. With `relevance` the tail's gradients follow `RelevanceRules`.
+    The layer `INPUT` is the images themselves. With `relevance` the tail's gradients follow `RelevanceRules`.
     `through_relu`: where a ReLU that is no module is the one reader of a map, what is kept is the map after it.
 
     Raises FinerCAMError for a layer that never runs, runs more than once, or gives no tensor.
@@ -127,7 +127,7 @@ def capture(
             if not kept or not activation.requires_grad:  # nothing before the first layer needs a graph
                 activation = activation.detach().requires_grad_()
             kept[name] = activation
-            # What follows may write in place (ReLU(inplace=True)): it gets a copy, the kept one stays as it was.
+            # The next layer may write in place (ReLU(inplace=True)), so it gets a copy.
             copy = copies[name] = watched(activation) if through_relu and activation.ndim == 4 else None
             return _with_tensor(output, activation.clone() if copy is None else copy)
 
@@ -163,7 +163,7 @@ def _check_reached(names: Sequence[str], kept: Mapping[str, Tensor], logits: Ten
 
 
 def run_model(model: nn.Module, images: Any, readout: Readout | None = None) -> Tensor:
-    """Logits `(N, K)` of a plain run without graph, the model treated as a guest."""
+    """Logits `(N, K)` of a run without a graph; the model is left as it was."""
     with guest(model), torch.no_grad(), (readout or Readout()).reading() as read:
         return read(_call(model, images))
 
@@ -174,11 +174,10 @@ _LOCKS_LOCK = threading.Lock()
 
 @contextmanager
 def guest(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in eval mode with its parameters out of the graph; put every flag back at the end.
+    """Keep `model` in eval mode with its parameters out of the graph, and restore every flag at the end.
 
-    Gradient checkpointing is switched off as well (timm, open_clip): the layers would run again, without hooks.
-    One thread at a time holds a model, whichever explainer it belongs to, and what the model draws from PyTorch's
-    random numbers is put back. Raises FinerCAMError for a model whose parameters cannot be put back.
+    Gradient checkpointing (timm, open_clip) is off as well, since it would run the layers again without hooks. Only
+    one thread at a time uses a model, also across explainers. The state of PyTorch's random numbers is restored. Raises FinerCAMError for a model whose parameters cannot be put back.
     """
     with _lock_of(model), _random_state(), _flags(model), _uncompiled():
         yield
@@ -191,7 +190,7 @@ def _lock_of(model: nn.Module) -> threading.RLock:
 
 @contextmanager
 def _random_state() -> Iterator[None]:
-    """Put the global random numbers back: a forward pass may use functional dropout or draw noise."""
+    """Restore the global random state, because a forward pass may use functional dropout or draw noise."""
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     before = torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_cuda else None
     try:
@@ -211,7 +210,7 @@ def _flags(model: nn.Module) -> Iterator[None]:
         for flag in ("training", "grad_checkpointing")
         if module.__dict__.get(flag) is True
     ]
-    # model.parameters() walks the modules once more, and slower
+    # model.parameters() would walk the modules once more, and is slower
     parameters = (parameter for module in modules for parameter in module._parameters.values())
     trained = [parameter for parameter in parameters if parameter is not None and parameter.requires_grad]
     if any(parameter.is_inference() for parameter in trained):
@@ -233,8 +232,8 @@ def _flags(model: nn.Module) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Compiled parts run as they were written, since dynamo ignores hooks added after compilation."""
-    # Asking dynamo for anything imports it, which takes seconds; before that nothing can have been compiled.
+    """Run compiled parts eagerly, because dynamo ignores hooks that are added after compilation."""
+    # Importing dynamo takes seconds. If it is not imported yet, nothing was compiled.
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -242,7 +241,7 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 @contextmanager
 def exchanged(module: nn.Module, activation: Tensor) -> Iterator[None]:
-    """Let `module` give `activation` in place of its own, whatever runs before it."""
+    """Make `module` return `activation` instead of its own output."""
     handle = module.register_forward_hook(lambda _module, _inputs, output: _with_tensor(output, activation))
     try:
         yield
@@ -270,7 +269,7 @@ def _tensor_of(output: Any, name: str) -> Tensor:
 
 
 def _with_tensor(output: Any, replacement: Tensor) -> Any:
-    """The layer's output with its activations exchanged, its structure as it was."""
+    """The layer's output with other activations in the same structure."""
     if isinstance(output, Tensor):
         return replacement
     original = _tensor_of(output, "")

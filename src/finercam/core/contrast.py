@@ -45,7 +45,7 @@ class Contrast:
         checked_weights(self.weights)
         if self.references.shape[1] == 0 and bool((self.gamma > 0).any()):
             raise FinerCAMError(
-                "the model has one class and nothing to hold it against; use gamma=0 for the plain map, or give two "
+                "the model has one class, so it has no rival class; use gamma=0 for the plain map, or give two "
                 "logits, as scores=lambda y: torch.cat([-y, y], 1)"
             )
 
@@ -94,7 +94,7 @@ def contrast_objective(
 
 
 def reference_weights(logits: Tensor, references: Tensor, weights: str) -> Tensor:
-    """How much each reference counts: detached, zero where there is none, each row summing to 1: `(N, T)`.
+    """The weight of each reference `(N, T)`: detached, zero where there is none; each row sums to 1.
 
     "probability" is a softmax over the references alone, so it stays finite however small their probabilities.
 
@@ -111,7 +111,7 @@ def reference_weights(logits: Tensor, references: Tensor, weights: str) -> Tenso
 
 
 def contrast_terms(logits: Tensor, contrast: Contrast) -> tuple[Tensor, Tensor]:
-    """The direction of the question in logit space, as (what speaks for, what speaks against): `(N, K)` each.
+    """The direction of the question in logit space, as two terms for and against the target: `(N, K)` each.
 
     `dz/dy = speaks_for - gamma * speaks_against`, for every weighting whose objective is known from the logits.
     Keeping the two gives every gamma from two vector-Jacobian products, however many references there are.
@@ -134,7 +134,7 @@ def one_hot(ids: Tensor, logits: Tensor) -> Tensor:
 
 
 def _released_terms(logits: Tensor, contrast: Contrast) -> tuple[Tensor, Tensor]:
-    """z is linear in gamma, so its gradient at gamma = 0 and the change to gamma = 1 say it all."""
+    """The two terms of z, which is linear in gamma, from its gradients at gamma = 0 and gamma = 1."""
     with torch.inference_mode(False), torch.enable_grad():
         y = logits.detach().clone().requires_grad_()
         at = [

@@ -20,11 +20,11 @@ __all__ = ["Evidence", "Keep", "NotKept", "checked_keep", "directions", "joined_
 Keep = str | int | Sequence[int]
 KEPT = ("question", "contrast", "closest", "references")
 SPAN_TOLERANCE = 1e-6
-"""Share of a direction that may lie outside the span of the kept ones."""
+"""Largest share of a direction outside the span of the kept ones."""
 
 
 class NotKept(FinerCAMError):
-    """The question needs a class that was not kept; a new run of the model could answer it."""
+    """The question needs a class that was not kept. A new run of the model can answer it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Evidence:
     is what a score method subtracts from the target's channel scores (paper, Eq. 9). `target (N,)` is set where the
     evidence was gathered for one target only.
 
-    Everything is linear in the direction, so any question in the span of the kept ones is answered by a
-    combination of them, and one outside it raises NotKept.
+    Everything is linear in the direction. A linear combination of the kept directions therefore answers any question
+    in their span; a question outside it raises NotKept.
     """
 
     logits: Tensor
@@ -53,8 +53,8 @@ class Evidence:
         """For each layer `(activations, gradients)` under the question, `(N, C, h, w)` each, float32 or better."""
         if self.target is not None and not torch.equal(self.target, contrast.target):
             raise NotKept(
-                f"evidence for targets {self.target.tolist()} was asked about {contrast.target.tolist()}, and this "
-                "method gathers it for one target: explain again with that target, or with keep_images=True"
+                f"the evidence is for targets {self.target.tolist()} only, and the question is about targets "
+                f"{contrast.target.tolist()}: explain again with these targets, or with keep_images=True"
             )
         if contrast.weights == "orthogonal" and not self.has_channels:
             raise NotKept("weights='orthogonal' compare channels, and only maps were kept: use method='hirescam'")
@@ -87,7 +87,7 @@ class Evidence:
     def coefficients(self, direction: Tensor) -> Tensor:
         """How a direction `(N, K)` is combined from the kept ones: `(N, M)`; raises NotKept outside their span."""
         direction = direction.to(self.directions)
-        # A kept direction is its own answer: gamma 0 is the plain method to the bit, no rounding errors leak in.
+        # A kept direction is used as it is, so that gamma 0 equals the plain method to the last bit.
         same = (self.directions == direction[:, None]).all(dim=2)
         first = same & (same.cumsum(dim=1) == 1)
         if bool(same.any(dim=1).all()):
@@ -131,7 +131,7 @@ class Evidence:
 
 
 def joined_evidence(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence of several batches as that of one; where one kept fewer directions, directions of zero fill up."""
+    """The evidence of several batches as that of one; missing directions are filled with zeros."""
     count = max(part.directions.shape[1] for part in parts)
     whole = range(len(parts[0].gradients))
     target, baseline = ([getattr(part, name) for part in parts] for name in ("target", "baseline"))
@@ -162,9 +162,10 @@ def _filled(kept: Tensor, count: int) -> Tensor:
 def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
     """The directions `(N, M, K)` to keep for a question and those that may follow it.
 
-    `keep` is "question" (this gamma of this question and nothing else: one direction), "contrast" (two directions: every gamma of this question, the plain map, and with one reference the
-    reverse question), "closest" (a third: the first reference alone), "references" (any of the references alone), a
-    number of top classes, or class ids, each kept besides the references.
+    `keep` is "question" (one direction: this gamma of this question only), "contrast" (two directions: every gamma of
+    this question, the plain map, and with one reference the reverse question), "closest" (a third: the first
+    reference alone), "references" (each reference alone), a number of top classes, or class ids; the classes are kept
+    besides the references.
 
     >>> contrast = Contrast(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([0.6]))
     >>> directions(torch.zeros(1, 5), contrast, "contrast").shape, directions(torch.zeros(1, 5), contrast, 4).shape
@@ -180,7 +181,7 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
         return torch.stack(terms, 1)
     ids = torch.cat([contrast.target[:, None], contrast.references], 1)
     kept = torch.stack([one_hot(column, logits) for column in _with_extra(ids, logits, keep).unbind(1)], 1)
-    if contrast.weights == "released":  # its gradient reaches all classes, through the softmax
+    if contrast.weights == "released":  # its gradient reaches all classes through the softmax
         kept = torch.cat([kept, torch.stack(contrast_terms(logits, contrast), 1)], 1)
     return kept
 
@@ -197,7 +198,7 @@ def checked_keep(keep: Any) -> Keep:
 
 
 def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
-    """Add the wanted classes that a sample does not yet have; -1 where it has them."""
+    """Add the wanted classes that a sample does not have yet, and -1 where it has them."""
     if isinstance(keep, str):
         return ids
     if isinstance(keep, int):
@@ -219,10 +220,10 @@ def _combine(coefficients: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _one_place(gradients: Tensor) -> bool:
-    """Whether they are an expanded view: the same at all places."""
+    """Whether the gradients are an expanded view, equal at all places."""
     return gradients.stride()[-2:] == (0, 0)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Half precision cannot hold the sums that follow."""
+    """Float32 instead of half precision, which would overflow in the sums that follow."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -59,7 +59,7 @@ def after_relu(copy: Watched | None) -> Tensor | None:
 
 @contextmanager
 def plain_for_modules(model: nn.Module) -> Iterator[None]:
-    """Give the ReLUs that are modules plain tensors in the place of watched ones: they are layers of their own."""
+    """Pass plain tensors to ReLU modules, which are layers themselves, instead of watched ones."""
 
     def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         for one in _watched_in(inputs):

@@ -13,7 +13,7 @@ from finercam.errors import FinerCAMError
 
 __all__ = ["Layout", "find_layout", "tensors_of"]
 
-# Parameters that hold tokens standing before the patches, in the libraries' own words.
+# Names that libraries give to parameters with tokens before the patches.
 _PREFIX_NAMES = {
     "cls_token", "class_token", "class_embedding", "cls_emb",
     "dist_token", "distillation_token", "reg_token", "register_tokens", "registers", "storage_tokens",
@@ -63,7 +63,7 @@ def find_layout(
     override: Layout | tuple[int, int] | None = None,
     layer: nn.Module | None = None,
 ) -> Layout:
-    """Tell how an output of `shape` lies, for images of `image_shape` (N, C, H, W).
+    """The layout of an output of `shape` for images of `image_shape` (N, C, H, W).
 
     The number of prefix tokens and the patch size are read from `model` where it tells, otherwise the grid is
     the one that a common stride in both directions explains. `override` is a Layout, or the grid (h, w) only.
@@ -141,7 +141,7 @@ def _token_layout(
     grid: tuple[int, int] | None,
 ) -> Layout | None:
     second = _split_tokens(shape[1], size, model, grid) if shape[0] == batch else None
-    # Of one image, four windows of one token look like four tokens in sequence-first order: ask the model.
+    # For one image, four windows of one token look like four tokens in sequence-first order; the model decides.
     may_lead = shape[1] == batch and (model is None or _sequence_first(model))
     leading = _split_tokens(shape[0], size, model, grid) if may_lead else None
     if leading and (second is None or _sequence_first(model)):
@@ -161,7 +161,7 @@ def _split_tokens(
     for prefix in dict.fromkeys((*(() if declared is None else (declared,)), *_COMMON_PREFIXES)):
         for candidate in _rectangles(count - prefix):
             fit = _fit(candidate, size, patch)
-            if fit > best_fit:  # on equal terms the earlier, likelier prefix stands
+            if fit > best_fit:  # of equal fits, the earlier and more common prefix is kept
                 best, best_fit = (candidate, prefix), fit
     return best
 
@@ -175,7 +175,7 @@ def _rectangles(area: int) -> Iterator[tuple[int, int]]:
 
 
 def _fit(grid: tuple[int, int], size: tuple[int, int], patch: tuple[int, int] | None = None) -> int:
-    """How well a grid explains the image: 3 as the model's patches, 2 by one stride, 1 by a rounded one."""
+    """How well a grid fits the image: 3 by the model's patches, 2 by one stride, 1 by a rounded stride."""
     (h, w), (height, width) = grid, size
     if patch and any(_rounds_to(grid, size, (patch[0] << level, patch[1] << level)) for level in range(5)):
         return 3

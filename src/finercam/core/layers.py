@@ -158,7 +158,7 @@ def _find_layer(model: nn.Module, images: Tensor, run: Run | None, scores: Score
                 visit.layout = find_layout(visit.shape, image_shape, model, layer=visit.module)
             except FinerCAMError:
                 continue
-    # What attention pooling computes inside itself lies behind the last feature map.
+    # Layers inside attention pooling come after the last feature map.
     pools = [v.name + "." for v in visits if v.name and _is_pooling(v.module) and not v.is_map]
     visits = [v for v in visits if not any(v.name.startswith(pool) for pool in pools)]
     maps = _maps_before_pooling(visits, logits_width)
@@ -275,7 +275,7 @@ def _attention_input(visits: list[_Visit]) -> _Visit | None:
 
 
 def _fused_attention_input(visits: list[_Visit]) -> _Visit | None:
-    """Of blocks whose attention is no module of its own, the last norm at the entrance, if there is a CLS token."""
+    """The last norm at the entrance of blocks whose attention is not a module, if there is a CLS token."""
     entrances = [v for v in visits if v.is_map and v.name.rpartition(".")[2] in _ENTRANCES]
     return next((v for v in reversed(entrances) if v.layout is not None and v.layout.prefix), None)
 
@@ -308,7 +308,7 @@ def _class_maps_start(visits: list[_Visit], logits_width: int) -> float:
 
 
 def _is_dull(visit: _Visit | None) -> bool:
-    """Whether the output comes straight from pooling, or the module does nothing."""
+    """Whether the output comes directly from pooling, or the module does nothing."""
     if visit is None:
         return False
     if is_no_op(visit.module) or (_is_pooling(visit.module) and not _has_parameters(visit.module)):
@@ -317,7 +317,7 @@ def _is_dull(visit: _Visit | None) -> bool:
 
 
 def is_no_op(module: nn.Module) -> bool:
-    """Whether a module passes on what it is given, as far as evaluation goes."""
+    """Whether a module returns its input unchanged in eval mode."""
     return _named_like(module, "identity", "dropout", "droppath", "patchdrop", "permute", "rearrange")
 
 

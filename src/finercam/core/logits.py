@@ -1,4 +1,4 @@
-"""Logits: read out of what a model returns, or out of it by the caller's `scores=`."""
+"""Read the logits from a model's output, by itself or with the caller's `scores=`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ending(logits: Tensor) -> str | None:
 
 @dataclass(frozen=True)
 class Readout:
-    """How logits are read out of a model's output; `Readout.of(scores)` checks the caller's function.
+    """How logits are read from a model's output; `Readout.of(scores)` checks the caller's function.
 
     `samples` are the places of the images within the call and `view` is how they were changed; a `scores` with three
     parameters gets both. With `before_probabilities` the logits are taken before a final softmax or sigmoid.
@@ -116,7 +116,7 @@ class Readout:
 
 
 class _LastSquashing(TorchFunctionMode):
-    """Remembers what the last softmax or sigmoid was given."""
+    """Records the input of the last softmax or sigmoid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def find_logits(output: Any) -> Tensor:
         named = [output.get(key) for key in ("logits", "logits_per_image")]
         candidates = [value for value in named if value is not None] or list(output.values())
         if sum(_are_logits(value) for value in candidates) > 1:
-            candidates = []  # embeddings have the same shape, so the caller must say which are the logits
+            candidates = []  # embeddings have the same shape, so the caller must choose the logits
     elif hasattr(output, "logits"):
         candidates = [output.logits]
     elif isinstance(output, (tuple, list)):

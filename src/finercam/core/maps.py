@@ -10,7 +10,7 @@ __all__ = ["peak", "positive", "upsample"]
 
 
 def positive(signed: Tensor) -> Tensor:
-    """ReLU, then division by each map's largest value: in [0, 1], and all zero where nothing speaks for the target.
+    """ReLU, then division by each map's largest value: in [0, 1], and all zero if there is no evidence for the target.
 
     The least value is never subtracted: a constant positive map is one everywhere, no evidence stays zero.
 

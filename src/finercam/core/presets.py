@@ -61,13 +61,13 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset("Finer-CAM's three similar classes", gamma=0.6, references="similar", num_references=3),
 }
 DEFAULT = "fine"
-"""The preset of an explainer of which neither preset nor method, layer, fusion or smoothing was said."""
+"""The preset if no preset, method, layer, fusion or smoothing is given."""
 CLASSIC = "measured"
-"""The preset where one of those was said."""
+"""The preset if one of the others is given."""
 
 
 def checked_preset(preset: Any, said: bool = False) -> Preset:
-    """The preset of that name; of None the default, which is another one where how maps are made was `said`."""
+    """The preset of that name. None is `DEFAULT`, or `CLASSIC` if a method, layer, fusion or smoothing was given (`said`)."""
     if preset is None:
         preset = CLASSIC if said else DEFAULT
     if not isinstance(preset, str) or preset not in PRESETS:

@@ -1,4 +1,4 @@
-"""Which classes the target is held against: strategies that pick references."""
+"""Strategies that pick the reference (rival) classes of a target."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class References:
 
 
 def similar(weight: Tensor, target: Tensor, count: int) -> Tensor:
-    """The classes whose rows of the linear head point most nearly where the target's row does: ids `(N, T)`.
+    """The classes whose rows of the linear head are most similar to the target's, by cosine: ids `(N, T)`.
 
     `weight (K, D)` are the classifier's rows (for a text classifier, the text embeddings). Paper, section 3.2.
 
@@ -53,7 +53,7 @@ def similar(weight: Tensor, target: Tensor, count: int) -> Tensor:
 
 
 def predicted(logits: Tensor, target: Tensor, count: int) -> Tensor:
-    """The classes with the highest logits, leaving out the target: ids `(N, T)`.
+    """The classes with the highest logits, without the target: ids `(N, T)`.
 
     >>> predicted(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 2)
     tensor([[2, 1]])
@@ -62,7 +62,7 @@ def predicted(logits: Tensor, target: Tensor, count: int) -> Tensor:
 
 
 def nearest(logits: Tensor, target: Tensor, count: int) -> Tensor:
-    """The classes whose logits lie nearest to the target's, above or below: ids `(N, T)`.
+    """The classes with the logits nearest to the target's, above or below: ids `(N, T)`.
 
     The authors' released code picks so. It can pick classes that the model thinks likelier than the target.
 
@@ -127,7 +127,7 @@ def explicit(named: Sequence[Sequence[int]], target: Tensor, num_classes: int | 
 
 
 def pad_and_concat(parts: Sequence[Tensor], fill: float) -> Tensor:
-    """Rows `(n, T)` of several batches one under the other, filled up to the widest."""
+    """Concatenate rows `(n, T)` of several batches, padded to the widest."""
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
 
@@ -135,7 +135,7 @@ def pad_and_concat(parts: Sequence[Tensor], fill: float) -> Tensor:
 def similarity(weight: Tensor, target: Tensor) -> Tensor:
     """Cosine of the target's row of the head `(K, D)` with every row, in [-1, 1]: `(N, K)`."""
     rows = weight.detach().float()
-    # Lengths alone, not a copy of all rows scaled: the head is read once, and is the largest thing read here.
+    # The head is the largest tensor here, so it is read once and no scaled copy is made.
     length = torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
     return rows[target] @ rows.T / (length[target, None] * length)
 
@@ -148,7 +148,7 @@ def highest(scores: Tensor, target: Tensor, count: int) -> Tensor:
     """
     if count < 1:
         raise FinerCAMError(f"num_references={count}: expected at least 1, or use gamma=0 for the plain map")
-    # The target leaves by its id and not by its rank: with tied scores it need not be first.
+    # The target is removed by its id, because with tied scores it need not come first.
     others = all_other_classes(scores.shape[1], target)
     order = scores.gather(1, others).sort(dim=1, descending=True, stable=True).indices
     return others.gather(1, order[:, :count])

@@ -1,10 +1,10 @@
 """Relevance rules: a run whose gradients treat attention weights, gates and normalisation scales as constants.
 
 Gradient × activation is wrong inside a transformer: a normalisation makes what follows it independent of the length of
-a token, so the product of a token and its gradient is nearly zero, and the softmax of attention saturates. With those
-factors held constant the model is linear piece by piece, and gradient × activation shares out the logits: conservative
+a token, so the product of a token and its gradient is nearly zero, and the softmax of attention saturates. If these
+factors are held constant, the model is piecewise linear, and gradient × activation distributes the logits: conservative
 propagation (Ali et al., ICML 2022), the attention rule of AttnLRP (Achtibat et al., ICML 2024) without its gradient
-through the softmax. The logits stay what they are, and the result is linear in the classes.
+through the softmax. The logits do not change, and the result is linear in the classes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["RelevanceRules"]
 
 
 class RelevanceRules(TorchFunctionMode):
-    """A context in which a model runs with relevance rules; nothing of the model is replaced.
+    """A context in which a model runs with relevance rules, without changes to the model.
 
-    It acts on the functions that the model calls, in whatever library: `scaled_dot_product_attention`, softmax over
+    It acts on the functions that the model calls, in any library: `scaled_dot_product_attention`, softmax over
     four-dimensional scores, `nn.MultiheadAttention`, layer, group and root-mean-square normalisation, GELU, SiLU,
     sigmoid gates and the length of an embedding.
 
@@ -50,7 +50,7 @@ def _has_graph(args: Any) -> bool:
 
 
 def _attention(function: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Only the values carry relevance; queries and keys decide where from."""
+    """Only the values carry relevance; queries and keys are constant."""
     return function(query.detach(), key.detach(), value, *args, **kwargs)
 
 

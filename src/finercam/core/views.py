@@ -17,7 +17,7 @@ __all__ = ["IDENTITY", "LARGER", "View", "average", "views"]
 
 @dataclass(frozen=True)
 class View:
-    """A mirrored or scaled look at images `(N, 3, H, W)`."""
+    """A mirrored or scaled version of images `(N, 3, H, W)`."""
 
     flip: bool = False
     scale: float = 1.0

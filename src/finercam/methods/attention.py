@@ -47,7 +47,7 @@ class LastAttention:
 def value_attention(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
     """Each patch's value, projected as if the attention read it alone (MaskCLIP, Zhou et al., ECCV 2022).
 
-    What comes out lies in the space of the texts, where a class is its row: the evidence is linear in the classes
+    The result is in the space of the texts, where a class is its row: the evidence is linear in the classes
     and needs no gradient.
     """
     found = last_attention(source.model)
@@ -59,7 +59,7 @@ def value_attention(source: Source, contrast: Contrast, directions: Tensor) -> E
 
 @torch.no_grad()
 def self_attention(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Values gathered by self-self attention: what looks alike speaks together (after GEM, Bousselham et al., CVPR 2024).
+    """Values gathered by self-self attention: similar patches share their values (after GEM, Bousselham et al., CVPR 2024).
 
     The mean over query-query, key-key and value-value attention of the last block; GEM's iterations and its ensemble
     over blocks are left out.
@@ -100,7 +100,7 @@ def grad_eclip(source: Source, contrast: Contrast, directions: Tensor) -> Eviden
 
 
 def last_attention(model: nn.Module) -> LastAttention:
-    """The last attention of a zero-shot classifier's image tower, of whichever library.
+    """The last attention of a zero-shot classifier's image tower, in any library.
 
     Raises FinerCAMError for models that are none, and for towers that are not known here.
     """

@@ -18,7 +18,7 @@ CLOSE = 1e-4
 def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None:
     """A stand-in for `model` in eval mode that runs faster and shares its weights; None where there is none.
 
-    There is none if nothing can be folded, if the model cannot be traced or carries hooks of its own, or if the
+    There is none if nothing can be folded, if the model cannot be traced or has hooks, or if the
     stand-in's output for `images (N, 3, H, W)` is not the known `logits (N, K)` up to rounding. The model itself is
     not touched: a copy is traced that shares its tensors.
 
@@ -46,7 +46,7 @@ def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """The modules anew, with the same tensors: what a traced forward writes to its module stays in the copy."""
+    """A copy of the modules with the same tensors, so that a traced forward writes to the copy only."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 

@@ -21,16 +21,16 @@ __all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "relevan
 SMOOTHING = 0.015
 """Standard deviation of the Gaussian over fine maps, as a share of the shorter side: chosen by docs/fine.md."""
 BATCH = {"cpu": 4}
-"""How many masked images or ablated variants run at once; more would not stay in a processor's cache."""
+"""How many masked images or ablated variants run at once; more would not fit in a processor's cache."""
 
 
 def gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Gradients of each kept direction: one backward run of the tail for each."""
+    """Gradients of each kept direction, by one backward pass of the tail for each."""
     return _evidence(source.under(relevance=False), directions)
 
 
 def relevance(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Gradients by the relevance rules, in whose run attention weights, gates and scales are constant."""
+    """Gradients by the relevance rules, which hold attention weights, gates and scales constant."""
     return _evidence(source.under(relevance=True), directions)
 
 
@@ -63,14 +63,14 @@ def _smoothed(maps: Tensor) -> Tensor:
 
 
 def channel_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Score-CAM (Wang et al., CVPRW 2020) under a contrast (Finer-CAM, Eq. 9): the image behind each channel."""
+    """Score-CAM (Wang et al., CVPRW 2020) under a contrast (Finer-CAM, Eq. 9): the image masked by each channel."""
     return _scored(source, directions, source.activations)
 
 
 def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, count: int = 300) -> Evidence:
     """gScoreCAM (Chen et al., ACCV 2022): only the channels with the largest mean gradient of the target.
 
-    The choice of channels belongs to the target, so another target needs another run.
+    The channels are chosen for the target, so another target needs another run.
     """
     own = source.under(relevance=False).gradients(one_hot(contrast.target, directions[:, 0])[:, None])
     activations = []
@@ -92,7 +92,7 @@ def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, c
 def ablations(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
     """Ablation-CAM (Desai & Ramaswamy, WACV 2020): how far each class falls when a channel is set to zero.
 
-    The fall is left undivided by `y_c`: the quotient is the same map, or, where `y_c < 0`, its negative.
+    The fall is not divided by `y_c`. The quotient would be the same map, or its negative where `y_c < 0`.
     """
     _check_rows_are_independent(source)
     falls = tuple(
@@ -153,7 +153,7 @@ def _quick(source: Source) -> Source:
 
 
 def masked_scores(source: Source, sample: int, activation: Tensor, baseline: Tensor) -> Tensor:
-    """Logits of one image behind each of its channels `(C, h, w)`, scaled to [0, 1]: `(C, K)`.
+    """Logits of one image masked by each of its channels `(C, h, w)`, scaled to [0, 1]: `(C, K)`.
 
     A constant channel masks everything out, so it scores exactly what the empty input does, without a run.
     """

@@ -26,10 +26,10 @@ Gather = Callable[[Source, Contrast, Tensor], Evidence]
 class Method:
     """`rule(activations, gradients)` gives the signed map `(N, h, w)`; `gather` collects the evidence it reads.
 
-    `label` is the name to show. `evidence` says what is gathered: "gradients" (one run of the tail backwards for each
+    `label` is the name to show. `evidence` is what is gathered: "gradients" (one run of the tail backwards for each
     direction), "channels" (a score for each channel, many forward runs) or "text" (patches in the space of the text
     prompts, for zero-shot classifiers only). `broadcasts`: the rule takes gradients `(N, C, 1, 1)` where they are the
-    same at all places. `declared_linear`: whether the signed map is linear in the gradients; None finds out by trial.
+    same at all places. `declared_linear`: whether the signed map is linear in the gradients; None tests it on random numbers.
     """
 
     name: str
@@ -85,7 +85,7 @@ def register(name: str, rule: Rule | None = None, *, summary: str = "", **descri
     """Put a rule under a name, as a decorator or by a call; it then works wherever a method's name does.
 
     A rule is a function of `activations (N, C, h, w)` and `gradients (N, C, h, w)`, which hold the contrast
-    already, and gives the signed map `(N, h, w)`. What else describes a method is given by keyword, see `Method`.
+    already, and gives the signed map `(N, h, w)`. Keywords set the other attributes, see `Method`.
 
     >>> @register("positive-hirescam")
     ... def rule(activations, gradients):

@@ -20,7 +20,7 @@ WINDOW = 1
 
 @torch.no_grad()
 def place_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Logits behind a window at each place, less their mean over places (Byun & Lee, 2022; arXiv 2209.14074).
+    """Logits of the activations in a window at each place, minus their mean over the places (Byun & Lee, 2022; arXiv 2209.14074).
 
     Tokens before the patches stay. Activations are ones `(N, 1, h, w)`, gradients the scores `(N, M, 1, h, w)`; linear
     in the direction. Costs one run of the tail for each place.

@@ -85,7 +85,7 @@ def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     """First principal component of gradient times activation, signed to agree with their sum.
 
     Muhammad & Yeasin (IJCNN 2020) project the activations; without gradients the class, and so any contrast,
-    would make no difference. The component's own sign is arbitrary: the one that agrees with `hirescam` is taken.
+    would make no difference. The sign of a component is arbitrary, so the sign that agrees with `hirescam` is used.
     """
     product = gradients * activations
     features = product.flatten(2).mT  # (N, hw, C)
@@ -107,6 +107,6 @@ def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
 def softmax_weighted(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channel scores through a softmax over the channels (Score-CAM, Wang et al., CVPRW 2020, Algorithm 1).
 
-    All weights are then positive, so nothing speaks against the target; Finer-CAM's Eq. 9 leaves the softmax out.
+    All weights are then positive, so the map has no negative evidence; Finer-CAM's Eq. 9 leaves the softmax out.
     """
     return weighted(activations, gradients.mean(dim=(2, 3)).softmax(dim=1))

@@ -18,12 +18,12 @@ from finercam.errors import FinerCAMError
 __all__ = ["Source"]
 
 CLOSE = 1e-4
-"""How far the logits of an averaging head may lie from the model's, as a share of the largest of them."""
+"""Largest difference of an averaging head's logits from the model's, as a share of the largest logit."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run: what the model is, where it is looked at, on which images `(N, 3, H, W)`, and what it kept."""
+    """One run: the model, its target layers, the images `(N, 3, H, W)`, and what was kept."""
 
     model: nn.Module
     layers: tuple[tuple[str, nn.Module], ...]
@@ -116,7 +116,7 @@ class Source:
         return tuple(torch.stack(of_layer, 1) for of_layer in zip(*maps, strict=True))
 
     def averaging(self, head: tuple[Tensor, Tensor | None] | None) -> Tensor | None:
-        """The head's rows if the logits are what it makes of the mean of the one layer's maps, else None."""
+        """The head's rows if it computes the logits from the mean of the one layer's maps, else None."""
         if head is None or len(self.layers) > 1 or self.layouts[0].kind not in ("nchw", "nhwc"):
             return None
         (activation,), (rows, bias) = self.activations, head
@@ -159,10 +159,10 @@ def _wide(x: Tensor) -> Tensor:
 def _stacked(gradients: tuple[Tensor, ...]) -> Tensor:
     """M gradients `(N, C, h, w)` as `(N, M, C, h, w)`: an expanded view where each is the same at all places.
 
-    So it is before mean pooling, in most CNNs; the evidence is then h * w times smaller and as much sooner combined.
+    This is so before mean pooling, in most CNNs. The evidence is then h * w times smaller and faster to combine.
     """
     corners = tuple(gradient[..., :1, :1] for gradient in gradients)
-    far = tuple(gradient[..., -1:, -1:] for gradient in gradients)  # settles most other cases at a glance
+    far = tuple(gradient[..., -1:, -1:] for gradient in gradients)  # a quick test that decides most other cases
     if not all(map(torch.equal, corners, far)) or not all(
         torch.equal(gradient, corner.expand_as(gradient)) for gradient, corner in zip(gradients, corners, strict=True)
     ):
