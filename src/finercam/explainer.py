@@ -112,7 +112,7 @@ class FinerCAM:
         self.classifier = Classifier(model, layer, scores, layout)
         self.confusion = confusion
         self._use(self.preset.maps)
-        self._settled = not self.preset.needs_family
+        self._recipe_chosen = not self.preset.needs_family
         self.class_names = in_order(class_names)
         self.keep_images = keep_images
         if batch_size is not None and (
@@ -155,7 +155,7 @@ class FinerCAM:
         question = self.question.changed(**given)
         images = self.classifier.prepared(images)
         bound = question.bind(len(images), self._num_classes(), self.class_names)
-        self._settle(images)
+        self._choose_recipe(images)
         question = self.question.changed(**given)
         parts = []
         for at in self._batches(images):
@@ -189,7 +189,7 @@ class FinerCAM:
 
     def capture(self, images: Tensor, first: int = 0, method: Method | None = None) -> Source:
         """Run the model once, for a method, on images `(N, 3, H, W)`: a call's samples from `first` on."""
-        self._settle(images)
+        self._choose_recipe(images)
         relevance = (method or self.question.method).relevance
         return self.classifier.capture(images, range(first, first + len(images)), relevance=relevance)
 
@@ -283,12 +283,12 @@ class FinerCAM:
         self.views = views(recipe.smooth)
         self.keep = None if recipe.keep is None else checked_keep(recipe.keep)
 
-    def _settle(self, images: Tensor) -> None:
-        """Look once whether the model reads tokens of one grid, where the preset has another recipe for these."""
-        if not self._settled:
+    def _choose_recipe(self, images: Tensor) -> None:
+        """Use the preset's recipe for tokens if the model reads tokens of one grid; checked once."""
+        if not self._recipe_chosen:
             if self.classifier.stages(images).tokens:
                 self._use(self.preset.tokens)
-            self._settled = True
+            self._recipe_chosen = True
 
     def _with_usable_fusion(self, question: Question, count: int) -> Question:
         """The question; a fusion that was meant for several stages is none where a model has one."""

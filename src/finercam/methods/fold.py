@@ -37,7 +37,7 @@ def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None
             if found is None:
                 return None
             output = found(images)
-    except Exception:  # whatever a stranger's model does under tracing, it can still run as it is
+    except Exception:  # a model may fail in any way under tracing, and can still run unchanged
         return None
     if not isinstance(output, Tensor) or output.shape != logits.shape:
         return None
