@@ -15,7 +15,7 @@ app: $(VENV)/.ready-demo  ## the web app, on this machine only
 test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each; an unexpected skip is a failure
 	OMP_NUM_THREADS=1 STRICT_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-quick: $(VENV)/.ready-dev  ## the tests that start no process, browser or Ray: under 40 s
+quick: $(VENV)/.ready-dev  ## without the slow tests: about 92 CPU-seconds over two processes, measured on a busy machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.ready-dev
