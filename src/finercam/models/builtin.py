@@ -1,8 +1,8 @@
 """The three classifiers that ship with the package, trained on Fieldguide (`training/classifiers.py` in the repository).
 
-`fieldguide/cnn` sees only a small patch of the picture at every place of a fine grid, so its evidence cannot lie
-elsewhere than its cause; `fieldguide/resnet` is an ordinary residual network; `fieldguide/vit` an ordinary
-transformer whose patch tokens are pooled by their mean. All three end in average pooling and one linear layer.
+`fieldguide/cnn` sees only a small patch of the picture at every place of a fine grid, so that its evidence always lies
+on its cause. `fieldguide/resnet` is an ordinary residual network. `fieldguide/vit` is an ordinary transformer that
+averages its patch tokens. All three end in average pooling and one linear layer.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ __all__ = ["ARCHITECTURES", "BuiltinMeta", "PatchCNN", "PatchViT", "SmallResNet"
 
 
 class PatchCNN(nn.Module):
-    """A bag of local features: `(N, 3, H, W)` to features `(N, C, H/4, W/4)`, each of a `field`-pixel square.
+    """A bag of local features: `(N, 3, H, W)` to features `(N, C, H/4, W/4)`, each from a square of 15x15 pixels.
 
-    BagNet's idea (Brendel and Bethge, ICLR 2019) with a fine grid: only the 3x3 convolutions of `features` see
-    neighbours, and there are three of them, so that a feature depends on 15x15 pixels. No normalisation layers:
-    those that training uses are folded into the convolutions.
+    This is the idea of BagNet (Brendel and Bethge, ICLR 2019) with a fine grid: only the three 3x3 convolutions of
+    `features` see neighbours. The normalisation layers of training (`norm`) are folded into the convolutions.
     """
 
     def __init__(self, num_classes: int, widths: tuple[int, ...] = (32, 48, 96, 192), norm: bool = False) -> None:
@@ -49,7 +48,7 @@ class PatchCNN(nn.Module):
         return self.head(self.pool(self.features(x)).flatten(1))
 
     def folded(self) -> PatchCNN:
-        """The same function without the normalisation layers that training needed; in eval mode."""
+        """The same function without the normalisation layers of training, in eval mode."""
         modules = list(self.features.eval())
         convs = []
         for conv, norm in zip(modules[::3], modules[1::3], strict=True):
@@ -80,7 +79,7 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual network in the common shape: stem, `layer1` to `layer4` (128 pixels: an 8x8 grid), pooling, `fc`."""
+    """A residual network of the usual form: stem, `layer1` to `layer4` (8x8 for 128 pixels), pooling and `fc`."""
 
     def __init__(self, num_classes: int, widths: tuple[int, ...] = (32, 64, 96, 160), depth: int = 1) -> None:
         super().__init__()
@@ -140,7 +139,7 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     """`(N, 3, H, W)` to tokens `(N, T, C)`, one per 8x8 patch, row by row.
 
-    A short stack of convolutions instead of one large one: it trains in a fraction of the steps (Xiao et al.,
+    It is a short stack of convolutions instead of one large one, which needs far fewer training steps (Xiao et al.,
     "Early convolutions help transformers see better", NeurIPS 2021).
     """
 
@@ -161,9 +160,9 @@ class PatchEmbed(nn.Module):
 
 
 class PatchViT(nn.Module):
-    """A small vision transformer without a class token: the mean of its normed patch tokens goes to a linear head.
+    """A small vision transformer without a class token; the mean of its normalised patch tokens goes to a linear head.
 
-    Pictures of other sizes than it was trained on are fine: the position embedding is interpolated to their grid.
+    Pictures may differ in size from those of the training: the position embedding is interpolated to their grid.
     """
 
     def __init__(self, num_classes: int, width: int = 96, depth: int = 4, heads: int = 3, grid: int = 16) -> None:
@@ -193,7 +192,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"cnn": PatchCNN, "resnet":
 
 @dataclass(frozen=True)
 class BuiltinMeta:
-    """What comes with a built-in model: class names, preprocessing `(x / 255 - mean) / std`, how it was trained."""
+    """Class names, preprocessing `(x / 255 - mean) / std` and training record of a built-in model."""
 
     name: str
     architecture: str
@@ -208,7 +207,7 @@ class BuiltinMeta:
 
 
 def load_builtin(name: str) -> tuple[nn.Module, BuiltinMeta]:
-    """A built-in model in eval mode, float32 on the CPU, and what is known of it. No network, no pickle.
+    """A built-in model in eval mode, float32 on the CPU, and its metadata. Uses neither network nor pickle.
 
     Raises `FinerCAMError` for a name that is not in `builtin_names()`.
 
@@ -225,7 +224,7 @@ def load_builtin(name: str) -> tuple[nn.Module, BuiltinMeta]:
     for key in ("input_size", "mean", "std"):
         config[key] = tuple(config[key])
     meta = BuiltinMeta(**config)
-    # The meta device spares the initialisation that loading would overwrite.
+    # The meta device skips the initialisation, which loading would overwrite.
     with torch.device("meta"):
         model = ARCHITECTURES[meta.architecture](len(meta.class_names), **meta.options)
     state = load((folder / "model.safetensors").read_bytes())

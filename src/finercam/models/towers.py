@@ -1,4 +1,4 @@
-"""Towers: image encoders without a classifier, from whatever library, pooled as the paper or their makers pool."""
+"""Towers: image encoders without a classifier, from any library, with a common interface for pooling."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 POOLS = ("avg", "tok", "attn", "own")
-"""Mean of the normalised patch tokens (of CNNs: of all places), CLS token, attention pooling, or whatever the model
-itself was published with."""
+"""Mean of the normalised patch tokens (for CNNs: of all places), CLS token, attention pooling, or the pooling that the
+model was published with."""
 
 
 class Tower(nn.Module):
     """An image encoder without a classifier: `(N, 3, H, W)` to pooled features `(N, D)`.
 
-    `patches(images)` gives the normalised patch tokens `(N, P, D)`, of CNNs the places of the last map. `multiple`
-    is what the sides of the images must be multiples of, and `resizable` whether they may differ from the size that
-    the model was made for. Raises FinerCAMError for a pooling that the model does not have.
+    `patches(images)` gives the normalised patch tokens `(N, P, D)`, for CNNs the places of the last map. The sides of
+    images must be multiples of `multiple`. `resizable` tells whether they may differ from the model's input size.
+    Raises FinerCAMError for a pooling that the model does not have.
     """
 
     pools: Sequence[str] = POOLS
@@ -66,17 +66,17 @@ class Tower(nn.Module):
         )
 
     def _checked(self, images: Tensor) -> Tensor:
-        """The images, if their sides are whole patches: what a convolution would drop is not dropped silently."""
+        """The images, if their sides are whole patches; a convolution would silently drop the rest."""
         height, width = images.shape[-2:]
         if height % self.multiple or width % self.multiple:
             raise FinerCAMError(
-                f"images of {height}x{width} pixels are no whole patches of {self.multiple}; resize them to multiples"
+                f"images of {height}x{width} pixels are no whole patches of {self.multiple}; resize to a multiple of it"
             )
         return images
 
 
 class TimmTower(Tower):
-    """A timm model. Of transformers with prefix tokens (CLS, registers) the patches are what comes after them."""
+    """A timm model. In transformers with prefix tokens (CLS, registers), the patches are the tokens after them."""
 
     def __init__(self, model: Any, pool: str = "avg") -> None:
         self.prefix = getattr(model, "num_prefix_tokens", None)
@@ -99,7 +99,7 @@ class TimmTower(Tower):
         if self.pool == "own" or self.pool == "attn" or (self.prefix is None and self._own_is_mean()):
             return model.forward_head(features, pre_logits=True)
         pooled = features[:, 0] if self.pool == "tok" else self._split(features).mean(1)
-        # Identity where the tokens are normalised one by one; models made for mean pooling normalise the mean.
+        # fc_norm is the identity if tokens are normalised one by one; models made for mean pooling normalise the mean.
         return model.fc_norm(pooled) if self.prefix is not None else pooled
 
     def _features(self, images: Tensor) -> Tensor:
@@ -121,11 +121,11 @@ class TimmTower(Tower):
 
 
 class OpenClipTimmTower(TimmTower):
-    """An open_clip image tower that timm makes (SigLIP, EVA, ConvNeXt), with open_clip's projection after the pooling."""
+    """An open_clip image tower built by timm (SigLIP, EVA, ConvNeXt), with open_clip's projection after the pooling."""
 
     def __init__(self, model: Any, pool: str = "avg") -> None:
         super().__init__(model.trunk, pool)
-        if "pool" in dict(model.head.named_children()):  # a pooling that is not timm's own
+        if "pool" in dict(model.head.named_children()):  # the pooling is not timm's
             raise FinerCAMError(f"open_clip's pooling of a {type(model.trunk).__name__} is not supported here")
         self.projection = model.head
 
@@ -134,7 +134,7 @@ class OpenClipTimmTower(TimmTower):
         return self.projection(trunk.get_classifier()(super().forward(images)))
 
 
-# Families of transformers with normalised tokens, patches last.
+# Model types of the library transformers with normalised tokens, in which the patches come last.
 _NORMALISED = {
     *("dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit", "vit_msn", "ijepa"),
     *("siglip_vision_model", "clip_vision_model", "clip"),
@@ -142,7 +142,7 @@ _NORMALISED = {
 
 
 class HFTower(Tower):
-    """An image model of transformers: DINOv2, DINOv3, ViT, CLIP and SigLIP image towers, and CNNs by their pooler."""
+    """An image model of transformers: DINOv2, DINOv3, ViT, CLIP and SigLIP image towers, and CNNs with a pooler."""
 
     def __init__(self, model: Any, pool: str = "avg") -> None:
         self.kind = str(model.config.model_type)
@@ -171,7 +171,7 @@ class HFTower(Tower):
         if self.kind in _NORMALISED:
             return self._pooled(output.last_hidden_state, images)
         pooled = getattr(output, "pooler_output", None)
-        # Only means over places: the pooler of a transformer may be a layer that nobody trained.
+        # Only poolers that take the mean are used; the pooler of a transformer may be an untrained layer.
         if pooled is None or not (
             output.last_hidden_state.ndim == 4 or self.kind.startswith(("swin", "dinov3_conv"))
         ):
@@ -184,7 +184,7 @@ class HFTower(Tower):
         return self.model(pixel_values=self._checked(images), return_dict=True, **self.options)
 
     def _clip_tokens(self, images: Tensor) -> Tensor:
-        """All tokens, normalised at once: CLIP's own code normalises the CLS token only."""
+        """All tokens, normalised; CLIP's code normalises only the CLS token."""
         vision: Any = getattr(self.model, "vision_model", self.model)
         embedded = vision.pre_layrnorm(vision.embeddings(self._checked(images), interpolate_pos_encoding=True))
         return vision.post_layernorm(vision.encoder(inputs_embeds=embedded).last_hidden_state)
@@ -193,7 +193,7 @@ class HFTower(Tower):
         return tokens[:, 0] if self.pool == "tok" else self._patches(tokens, images).mean(1)
 
     def _patches(self, tokens: Tensor, images: Tensor) -> Tensor:
-        """What stands behind the CLS and register tokens; of CNNs the places."""
+        """The tokens after CLS and registers, or the places of a CNN's map."""
         if tokens.ndim == 4:
             return _places(tokens)
         if self.kind not in _NORMALISED:
@@ -203,7 +203,7 @@ class HFTower(Tower):
 
 
 class OpenClipTower(Tower):
-    """The image tower of an open_clip model. Its own transformer takes images of any size: see `positions`."""
+    """The image tower of an open_clip model. Its transformer accepts images of any size, see `positions`."""
 
     def __init__(self, model: Any, pool: str = "avg") -> None:
         self.is_vit = is_open_clip_vit(model)
@@ -211,7 +211,7 @@ class OpenClipTower(Tower):
             pooler = getattr(model, "attn_pool", None)
             self.pools = ("avg", "tok", "own") if pooler is None else ("attn", "own")
             self.multiple = max(_pair(model.patch_size))
-        else:  # the first CLIP's ResNets, whose attention pooling has a position for each place
+        else:  # the ResNets of the first CLIP; their attention pooling has fixed positions
             self.pools, self.multiple, self.resizable = ("avg", "attn", "own"), 32, pool == "avg"
         super().__init__(model, pool)
 
@@ -252,7 +252,7 @@ class OpenClipTower(Tower):
 
 
 class DinoHubTower(Tower):
-    """A model of the DINOv2 or DINOv3 code itself, which names its tokens: `x_norm_patchtokens` and the like."""
+    """A model of the original DINOv2 or DINOv3 code, which names its tokens, for example `x_norm_patchtokens`."""
 
     pools = ("avg", "tok", "own")
 
@@ -273,9 +273,9 @@ class DinoHubTower(Tower):
 
 
 class Headless(Tower):
-    """Any other classifier, its last fully connected layer taken off (in a copy): what that layer read is the feature.
+    """A copy of any other classifier without its last fully connected layer; the input of that layer is the feature.
 
-    "avg" is accepted where the pooling before it is known to be the mean, and is then the model's own.
+    The pooling "avg" is accepted if the model's pooling is known to be the mean.
     """
 
     def __init__(self, model: nn.Module, pool: str = "avg") -> None:
@@ -301,7 +301,7 @@ class Headless(Tower):
 
 
 def tower_of(model: nn.Module, pool: str = "avg") -> Tower:
-    """The tower around a model, by what the model is. Raises FinerCAMError for a pooling that it does not have.
+    """The tower for a model of any library. Raises FinerCAMError for a pooling that the model does not have.
 
     >>> cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> tower_of(cnn)(torch.zeros(5, 3, 8, 8)).shape
@@ -321,7 +321,7 @@ def tower_of(model: nn.Module, pool: str = "avg") -> Tower:
 
 
 def is_open_clip_vit(model: nn.Module) -> bool:
-    """Whether a module is open_clip's own vision transformer, by the parts that `OpenClipTower` calls."""
+    """Whether a module is a vision transformer of open_clip: it has the parts that `OpenClipTower` uses."""
     parts = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj")
     return all(hasattr(model, part) for part in parts)
 

@@ -1,7 +1,7 @@
-"""The small image–text model that ships with the package: pictures and short descriptions of Fieldguide birds.
+"""The small image–text model that ships with the package, for Fieldguide birds and short descriptions of them.
 
-The image tower is a bag of local features and ends in one linear map, so that what a description scores is a sum over
-the places of the picture; the text tower reads words in their near neighbourhood, and averages what it read.
+The image tower is a bag of local features that ends in one linear map, so that the score of a description is a sum
+over the places of the picture. The text tower reads each word with its neighbours and averages the results.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ PADDING = 0
 
 
 class Square(nn.Module):
-    """A mark fills a hundredth of a picture: squares let it stand out in the mean over places."""
+    """Squares features, so that a mark that fills a hundredth of a picture stands out in the mean over places."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * x
 
 
 class ImageTower(nn.Module):
-    """`(N, 3, H, W)` to embeddings `(N, D)`: features of small fields on a grid of stride 4, their mean, a linear map.
+    """`(N, 3, H, W)` to embeddings `(N, D)`: local features on a grid of stride 4, their mean, and a linear map.
 
-    `features` gives `(N, C, H/4, W/4)`, each of 23x23 pixels; `norm` puts in the normalisation layers that training
-    needs and `folded` takes out again.
+    `features` gives `(N, C, H/4, W/4)`; each place sees 23x23 pixels. `norm` adds the normalisation layers that
+    training needs, and `folded` removes them.
     """
 
     def __init__(self, width: int, channels: tuple[int, ...] = (24, 48, 72, 72, 160), norm: bool = False) -> None:
@@ -60,9 +60,9 @@ class ImageTower(nn.Module):
         return self.projection(self.pool(self.features(images)).flatten(1))
 
     def folded(self) -> ImageTower:
-        """The same function without the normalisation layers; in eval mode."""
+        """The same function without the normalisation layers, in eval mode."""
         layers: list[Any] = list(self.features.eval())
-        with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, take random numbers
+        with torch.random.fork_rng(devices=[]):  # initialisation must not change the random state
             plain = ImageTower(self.projection.out_features, self.channels)
         for place, conv, norm in zip(plain.features[:-1:2], layers[:-1:3], layers[1::3], strict=True):
             place.load_state_dict(torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).state_dict())
@@ -71,10 +71,10 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Tokens `(N, L)` to embeddings `(N, D)`: each word with `reach` neighbours on either side, then their mean.
+    """Tokens `(N, L)` to embeddings `(N, D)`: the mean over words, each read with `reach` neighbours on either side.
 
-    So "red" is bound to the "crest" that follows it and not to the wing bars named later, and a phrase means in a
-    long description what it means alone.
+    Therefore "red" belongs to the "crest" that follows it and not to the wing bars named later, and a phrase has the
+    same meaning alone and in a long description.
     """
 
     def __init__(self, words: int, width: int, hidden: int = 128, reach: int = 2) -> None:
@@ -107,7 +107,7 @@ class TwoTower(nn.Module):
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Tokens `(N, L)`, filled with 0; capitals, hyphens and punctuation do not matter.
 
-        Raises FinerCAMError for a word that the model does not know, with the nearest.
+        Raises FinerCAMError for a word that the model does not know, and suggests the closest one.
 
         >>> TwoTower(["red", "crest", "bird"]).tokenize(["bird", "Red-crest!"])
         tensor([[3, 0],
@@ -144,7 +144,7 @@ class TwoTower(nn.Module):
 
 @dataclass(frozen=True)
 class TwoTowerMeta:
-    """What comes with the shipped model: its words, its preprocessing, how it was trained and measured."""
+    """The words and the preprocessing of the shipped model, and how it was trained and measured."""
 
     words: list[str]
     width: int
@@ -172,7 +172,7 @@ def save_twotower(model: TwoTower, meta: TwoTowerMeta, out: str | Path) -> Path:
 
 
 def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerMeta]:
-    """The shipped model, or one in a folder that `save_twotower` wrote: eval mode, float32, on the CPU.
+    """The shipped model, or the one that `save_twotower` wrote to a folder, in eval mode and float32 on the CPU.
 
     >>> model, meta = load_twotower()
     >>> model(torch.zeros(1, 3, *meta.preprocess.size), model.tokenize(["a red crest", "bird"])).shape
@@ -191,7 +191,7 @@ def load_twotower(folder: str | Path | None = None) -> tuple[TwoTower, TwoTowerM
         raise FinerCAMError(f"{source}: this is no two-tower model; `save_twotower` writes one")
     meta = _meta(config, source)
     try:
-        with torch.device("meta"):  # spares the initialisation that loading would overwrite
+        with torch.device("meta"):  # skips the initialisation, which loading would overwrite
             model = TwoTower(meta.words, meta.width)
         model.load_state_dict({key: value.float() for key, value in load(weights).items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Linear heads over frozen backbones: features, training, comparison, and heads from elsewhere."""
+"""Linear heads over frozen backbones: features, training, comparison, and imported heads."""
 
 from finercam.probe.features import Features, default_cache, extract
 from finercam.probe.linear import DECAYS, Head, accuracy, fit, stratified, sweep

@@ -1,4 +1,4 @@
-"""A table of the accuracy of backbones on datasets, from the model folders that probes wrote."""
+"""A table of the accuracy of backbones on datasets, from the model folders of earlier probes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Row", "grid", "markdown", "read_probe", "to_csv"]
 
 @dataclass(frozen=True)
 class Row:
-    """One probe's accuracy on one dataset: top-1 and top-5 in [0, 1] on `split`, of `count` pictures."""
+    """The accuracy of a probe on a dataset: top-1 and top-5 in [0, 1] on `count` pictures of `split`."""
 
     backbone: str
     pool: str
@@ -33,7 +33,7 @@ class Row:
 
 
 def read_probe(folder: str | os.PathLike[str]) -> Row:
-    """The accuracy that the probe in a model folder reached: on the test split, else on the validation split.
+    """The accuracy of the probe in a model folder, on the first of the splits test, val and train that it has.
 
     Raises FinerCAMError for a folder that `finercam probe` did not write.
     """
@@ -61,9 +61,9 @@ def read_probe(folder: str | os.PathLike[str]) -> Row:
 
 
 def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table backbone by dataset; a cell is "top-1 / top-5" in percent, "–" where there is none.
+    """Header and lines of the table of backbones by datasets; a cell is "top-1 / top-5" in percent, or "–".
 
-    A split other than test is named in the cell; of several probes for one cell all are shown.
+    A cell names its split if it is not the test split, and shows all probes of its backbone and dataset.
     """
     datasets = list(dict.fromkeys(row.dataset for row in rows))
     backbones = list(dict.fromkeys((row.backbone, row.pool) for row in rows))
@@ -76,7 +76,7 @@ def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown, with a line that says what its numbers are."""
+    """The table as Markdown, with a line that explains its numbers."""
     header, lines = grid(rows)
     table = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *lines]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
@@ -84,7 +84,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """One line for each probe, with all its fields."""
+    """The table as CSV: a line for each probe, with all fields of `Row`."""
     text = StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["FeatureCache", "Features", "default_cache", "extract", "picture_digest"]
 
 SHARD = 512
-"""Pictures whose features are written at once: at most so many are lost when a run is stopped."""
+"""Features of this many pictures are written at once; a run that is stopped loses at most these."""
 
 
 @dataclass(frozen=True)
 class Features:
     """A backbone's features of the labelled pictures of a dataset.
 
-    `values` `(N, D)` float32, `labels` `(N,)`, `ids` and `indices` (positions in the dataset) in the dataset's order;
-    `errors` are `(index, id, reason)` of the pictures that could not be read; `unlabelled` counts those without a
-    label, which are left out; `computed` counts those that were not in the cache.
+    `values` `(N, D)` float32, `labels` `(N,)`, `ids` and `indices` (positions in the dataset) are in the order of the
+    dataset. `errors` are `(index, id, reason)` of the pictures that could not be read. `unlabelled` is the number of
+    pictures without a label, which are left out. `computed` is the number of pictures that were not in the cache.
     """
 
     values: Tensor
@@ -47,7 +47,7 @@ class Features:
 
 
 def default_cache() -> Path:
-    """The default folder for features: under XDG_CACHE_HOME, or `~/.cache`."""
+    """The default folder for features, in XDG_CACHE_HOME or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "finercam" / "features"
 
@@ -61,8 +61,8 @@ def picture_digest(image: Any) -> str:
 class FeatureCache:
     """Features of one backbone (its weights, pooling and preprocessing) in a folder, as safetensors shards.
 
-    A shard holds `features (n, D)` and, as text, the digests of the n pictures; it is written whole or not at all, and
-    several runs may add to one folder. A shard that cannot be read is skipped, and its features are computed again.
+    A shard holds `features (n, D)` and, as text, the digests of the n pictures. Shards are written atomically, so that
+    several runs can add to one folder. A shard that cannot be read is skipped, and its features are computed again.
     """
 
     def __init__(self, root: Path, settings: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class FeatureCache:
         from safetensors import SafetensorError, safe_open
 
         wanted = set(digests)
-        found: dict[str, Tensor] = {}
+        cached: dict[str, Tensor] = {}
         for shard in sorted(self.folder.glob("*.safetensors")):
             try:
                 with safe_open(shard, "pt") as file:
@@ -88,8 +88,8 @@ class FeatureCache:
                     rows = file.get_tensor("features")
             except (SafetensorError, OSError):
                 continue
-            found.update({name: row for name, row in zip(names, rows, strict=False) if name in wanted})
-        return found
+            cached.update({name: row for name, row in zip(names, rows, strict=False) if name in wanted})
+        return cached
 
     def write(self, features: dict[str, Tensor]) -> None:
         """Add features `(D,)` by digest."""
@@ -97,7 +97,7 @@ class FeatureCache:
 
         if not features:
             return
-        # A name of its own for each shard: another run may be writing too.
+        # The name of each shard is unique, because another run may write to the folder too.
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with whole_file(shard) as partial:
             save_file({"features": torch.stack(list(features.values()))}, partial, {"digests": " ".join(features)})
@@ -112,27 +112,27 @@ def extract(
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Features:
-    """Features of every labelled picture of a dataset, from the cache where it has them.
+    """Features of every labelled picture of a dataset, cached on disk.
 
-    `cache` is the folder that holds all caches (None: `default_cache()`). A run that was stopped continues; a picture
-    that changed, or another backbone, pooling, size or normalisation, is computed again. `progress` gets the number of
-    pictures just done. Raises FinerCAMError if not one labelled picture can be read.
+    `cache` is the folder of all caches (None: `default_cache()`). A run that was stopped continues. Features are
+    computed again if the picture, backbone, pooling, size or normalisation changed. `progress` is called with the
+    number of pictures that were just done. Raises FinerCAMError if no labelled picture can be read.
     """
     report = progress or (lambda count: None)
     store = FeatureCache(cache or default_cache(), backbone.settings())
     threads = min(4, os.cpu_count() or 1) if workers is None else max(1, workers)
     with ThreadPoolExecutor(threads, thread_name_prefix="finercam-digest") as pool:
-        seen = list(pool.map(lambda index: _look(dataset, index), range(len(dataset))))
-    readable = {index: one.digest for index, one in enumerate(seen) if one.digest and one.label is not None}
+        pictures = list(pool.map(lambda index: _read_picture(dataset, index), range(len(dataset))))
+    readable = {index: one.digest for index, one in enumerate(pictures) if one.digest and one.label is not None}
     kept = store.read(readable.values())
-    # a cache is a folder that anybody may have written to: features that no such backbone gives are not trusted
+    # Others may have written to the cache, so features of a wrong shape or with infinite values are not used.
     kept = {digest: row for digest, row in kept.items() if row.shape == (backbone.dim,) and row.isfinite().all()}
-    missing: dict[str, int] = {}  # one position of each picture to be computed: copies share one feature
+    missing: dict[str, int] = {}  # one position of each picture to compute; copies of a picture share its features
     for index, digest in readable.items():
         if digest not in kept:
             missing.setdefault(digest, index)
     report(len(readable) - len(missing))
-    reasons = {index: one.reason for index, one in enumerate(seen) if one.reason}
+    reasons = {index: one.reason for index, one in enumerate(pictures) if one.reason}
     fresh: dict[str, Tensor] = {}
     try:
         for batch in loader(dataset, backbone.preprocess, batch_size, missing.values(), workers):
@@ -146,7 +146,7 @@ def extract(
                 kept |= fresh
                 store.write(fresh)
                 fresh = {}
-    finally:  # also when interrupted: what is computed is kept
+    finally:  # computed features are saved even if the run is interrupted
         kept |= fresh
         store.write(fresh)
     done = {index: kept[digest] for index, digest in readable.items() if digest in kept}
@@ -155,17 +155,17 @@ def extract(
         raise FinerCAMError(f"{dataset.name}: no labelled picture could be read; the first: {first}")
     return Features(
         torch.stack(list(done.values())),
-        torch.tensor([seen[index].label for index in done]),
-        [seen[index].id for index in done],
+        torch.tensor([pictures[index].label for index in done]),
+        [pictures[index].id for index in done],
         list(done),
-        [(index, seen[index].id, reason) for index, reason in sorted(reasons.items())],
-        sum(one.label is None and one.digest is not None for one in seen),
+        [(index, pictures[index].id, reason) for index, reason in sorted(reasons.items())],
+        sum(one.label is None and one.digest is not None for one in pictures),
         len(missing),
     )
 
 
-class _Seen(NamedTuple):
-    """A picture's id and label, and its digest or the reason why there is none."""
+class _Picture(NamedTuple):
+    """The id and label of a picture, and its digest, or the reason why it could not be read."""
 
     id: str
     label: int | None = None
@@ -173,11 +173,11 @@ class _Seen(NamedTuple):
     reason: str = ""
 
 
-def _look(dataset: ImageDataset, index: int) -> _Seen:
-    found = _Seen(f"#{index}")
+def _read_picture(dataset: ImageDataset, index: int) -> _Picture:
+    picture = _Picture(f"#{index}")
     try:
         sample = dataset[index]
-        found = _Seen(sample.id, sample.label)
-        return found._replace(digest=picture_digest(sample.open()))
-    except Exception as error:  # as in the loader: one bad picture must not end a long run
-        return found._replace(reason=one_line(error))
+        picture = _Picture(sample.id, sample.label)
+        return picture._replace(digest=picture_digest(sample.open()))
+    except Exception as error:  # as in the loader, one bad picture must not end a long run
+        return picture._replace(reason=one_line(error))

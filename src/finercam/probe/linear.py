@@ -15,7 +15,7 @@ from finercam.errors import FinerCAMError
 __all__ = ["DECAYS", "Head", "Sweep", "accuracy", "fit", "stratified", "sweep"]
 
 DECAYS = {"lbfgs": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "adamw": (1e-1, 1e-2, 1e-3, 0.0)}
-"""The weight decays that `sweep` tries, strongest first, so that each fit starts from a smoother one."""
+"""The weight decays that `sweep` tries, from strong to weak, so that each fit starts from a smoother one."""
 
 EPOCHS, BATCH, RATE = 100, 256, 1e-2  # of AdamW
 
@@ -33,7 +33,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The head that was kept, its weight decay, and one `(decay, top-1, loss)` on the validation data for each."""
+    """The best head, its weight decay, and `(decay, top-1, loss)` on the validation data for each decay tried."""
 
     head: Head
     weight_decay: float
@@ -41,9 +41,8 @@ class Sweep:
 
     @property
     def validation(self) -> tuple[float, float]:
-        """Top-1 and loss of the kept decay on the validation data; NaN where nothing was tried."""
-        found = {decay: (top1, loss) for decay, top1, loss in self.tried}
-        return found.get(self.weight_decay, (math.nan, math.nan))
+        """Top-1 and loss of the chosen decay on the validation data; NaN if there was no choice."""
+        return next(((top1, loss) for decay, top1, loss in self.tried if decay == self.weight_decay), (math.nan,) * 2)
 
 
 def fit(
@@ -57,12 +56,12 @@ def fit(
     seed: int = 0,
     max_iterations: int = 500,
 ) -> Head:
-    """A linear head on features `(N, D)` with labels `(N,)`, in the features' own precision (float32 or float64).
+    """Train a linear head on features `(N, D)` with labels `(N,)`, in the precision of the features.
 
-    Minimises mean cross-entropy + `weight_decay`/2 · ‖W‖², the bias free ("lbfgs", full batch); "adamw" takes
-    mini-batches in seeded order, with decoupled decay. Features are centred and divided by one common scale (their
-    root mean square) first, so that a decay means the same for every backbone; the head returned reads the raw
-    features. Raises FinerCAMError for features that are not finite or labels outside `num_classes`.
+    "lbfgs" minimises mean cross-entropy + `weight_decay`/2 · ‖W‖² on the full batch, without decay of the bias.
+    "adamw" uses mini-batches in seeded order and decoupled decay. Features are first centred and divided by a common
+    scale (their root mean square), so that a decay has the same meaning for every backbone. The returned head reads
+    the original features. Raises FinerCAMError for features that are not finite or labels outside `num_classes`.
 
     >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     >>> fit(x, torch.tensor([0, 0, 1, 1]), 2, 1e-2)(x).argmax(1)
@@ -108,9 +107,10 @@ def sweep(
     method: str = "lbfgs",
     seed: int = 0,
 ) -> Sweep:
-    """Fit a head on `train` (features, labels) for every decay; keep the one with the least cross-entropy on `val`.
+    """Fit a head on `train` (features, labels) for every decay and keep the one with the lowest loss on `val`.
 
-    The loss says more than top-1, which few pictures decide: on equal loss the stronger decay is kept.
+    The loss is cross-entropy, which depends less on single pictures than top-1. Of equal losses the stronger decay is
+    kept. Raises FinerCAMError if there is no decay to try.
     """
     head: Head | None = None
     best: tuple[float, Head, float] | None = None
@@ -128,9 +128,9 @@ def sweep(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of samples whose label is the highest logit ("top1"), or among the five highest ("top5"), in [0, 1].
+    """Share of samples whose label has the highest logit ("top1") or one of the five highest ("top5"), in [0, 1].
 
-    Ties count against the label, so that a head that says nothing scores 0.
+    Ties count against the label, so that a head with constant logits scores 0.
 
     >>> accuracy(torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0]]), torch.tensor([1, 0]))
     {'top1': 0.5, 'top5': 1.0}
@@ -144,9 +144,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def stratified(labels: Tensor, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Split positions into (rest, held out), `share` of each class held out; seeded, both in ascending order.
+    """Split positions into (rest, held out) with `share` of each class held out; both are in ascending order.
 
-    A class keeps at least one sample in the rest; of two or more, at least one is held out.
+    At least one sample of each class stays in the rest. At least one is held out if a class has two or more.
 
     >>> rest, held = stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2]), 0.25)
     >>> len(rest), len(held)

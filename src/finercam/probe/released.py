@@ -1,4 +1,4 @@
-"""Linear heads trained elsewhere, such as those of the Finer-CAM authors: read safely, never unpickled."""
+"""Linear heads trained elsewhere, such as those of the Finer-CAM authors; files are read without unpickling."""
 
 from __future__ import annotations
 
@@ -23,33 +23,32 @@ __all__ = ["import_head", "read_classes", "read_head"]
 def read_head(path: str | os.PathLike[str], dim: int | None = None) -> tuple[Tensor, Tensor | None]:
     """Weight `(C, D)` and bias `(C,)` (None without one) of the linear layer in a file of tensors.
 
-    The file is a state dict written by `torch.save`, or safetensors; the layer's name does not matter (`weight`,
-    `linear.weight`, `head.0.weight`). Where there are several matrices, the one that reads `dim` features and has a
-    bias of its own is meant. Raises FinerCAMError for a pickle of anything but tensors, and where no or more than one
-    layer fits.
+    The file is a state dict written by `torch.save`, or safetensors. The layer may have any name (`weight`,
+    `linear.weight`, `head.0.weight`). Of several matrices, the one that reads `dim` features and has a bias is used.
+    Raises FinerCAMError for a pickle of other objects than tensors, and if no layer or more than one fits.
     """
     state = read_weights(path)
-    found = _layers(state)
-    fitting = [name for name in found if dim is None or found[name][0].shape[1] == dim]
-    biased = [name for name in fitting if found[name][1] is not None]
+    layers = _layers(state)
+    fitting = [name for name in layers if dim is None or layers[name][0].shape[1] == dim]
+    biased = [name for name in fitting if layers[name][1] is not None]
     wanted = biased if len(biased) == 1 else fitting
     if len(wanted) != 1:
-        held = ", ".join(f"{name} {tuple(weight.shape)}" for name, (weight, _) in list(found.items())[:4]) or "none"
+        held = ", ".join(f"{name} {tuple(weight.shape)}" for name, (weight, _) in list(layers.items())[:4]) or "none"
         reads = "" if dim is None else f" that reads {dim} features"
         what = "no linear layer" if not wanted else f"{len(wanted)} linear layers"
         raise FinerCAMError(f"{path} has {what}{reads}; its matrices: {held}")
-    weight, bias = found[wanted[0]]
+    weight, bias = layers[wanted[0]]
     if not bool(weight.isfinite().all()) or (bias is not None and not bool(bias.isfinite().all())):
         raise FinerCAMError(f"{path}: the head holds values that are not finite")
     return weight.float(), None if bias is None else bias.float()
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:
-    """Class names, one a line, in the order of the head's rows. Raises FinerCAMError for a name given twice."""
+    """Class names, one per line, in the order of the head's rows. Raises FinerCAMError for a repeated name."""
     names = [line.strip() for line in read_lines(Path(path))]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise FinerCAMError(f"{path} names the class {twice!r} twice; each row of the head needs a name of its own")
+        raise FinerCAMError(f"{path} names the class {twice!r} twice; each row of the head needs a different name")
     return names
 
 
@@ -59,11 +58,11 @@ def import_head(
     backbone: Backbone,
     out: str | os.PathLike[str] | None = None,
 ) -> tuple[Probed, list[str]]:
-    """The classifier of a backbone and a head read from a file, and its class names; written to `out` as a model folder.
+    """Combine a backbone with a head from a file; returns the classifier and its class names.
 
-    The authors' heads read `timm/vit_base_patch14_dinov2.lvd142m` (768 features) or
-    `open_clip/ViT-B-16/laion400m_e32` (512), patches pooled by their mean, at native resolution. Raises FinerCAMError
-    where head, backbone and class names do not fit together.
+    The classifier is written to `out` as a model folder if that is given. The heads of the Finer-CAM authors read
+    `timm/vit_base_patch14_dinov2.lvd142m` (768 features) or `open_clip/ViT-B-16/laion400m_e32` (512 features), with
+    the mean of the patches at native resolution. Raises FinerCAMError if head, backbone and class names do not fit.
     """
     from finercam.models.probed import probed, save_probed
 
@@ -78,7 +77,7 @@ def import_head(
 
 
 def _layers(state: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """The matrices named `weight`, each with the bias that belongs to it."""
+    """The matrices named `weight`, each with its bias, if there is one."""
     layers = {}
     for name, weight in state.items():
         if weight.ndim == 2 and weight.is_floating_point() and name.rpartition(".")[2] == "weight":

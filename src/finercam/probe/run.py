@@ -1,4 +1,4 @@
-"""Training a linear head over a frozen backbone, and what its model folder says about it."""
+"""Train a linear head over a frozen backbone, and record its provenance in the model folder."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """How a head is trained.
+    """Settings for training a head.
 
-    `method` is "lbfgs" or "adamw", `weight_decay` one or several to choose from on validation data (by default
-    `DECAYS[method]`). Where there is no validation or test set, `val_share` and `test_share` of each training class
+    `method` is "lbfgs" or "adamw". `weight_decay` is one value, or several to choose from on validation data (by
+    default `DECAYS[method]`). Without a validation or test set, `val_share` and `test_share` of each training class
     are held out. `precision` is "float32" or "float64". Raises FinerCAMError for another method or precision.
     """
 
@@ -61,11 +61,11 @@ class Training:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A classifier of a frozen backbone and a trained head, and how well it does.
+    """A classifier of a frozen backbone and a trained head, with its accuracy.
 
-    `accuracy` maps a split to `{"top1", "top5"}` in [0, 1] and `"count"`; `tried` are the `(weight decay, top-1, loss)`
-    of the sweep on the validation data; `pools` maps each pooling that was compared to its `(top-1, loss)` there;
-    `errors` maps a split to the `(index, id, reason)` of unreadable pictures.
+    `accuracy` maps a split to `{"top1", "top5"}` in [0, 1] and `"count"`. `tried` are the `(weight decay, top-1, loss)`
+    of the sweep on the validation data. `pools` maps each compared pooling to its `(top-1, loss)` there. `errors` maps
+    a split to the `(index, id, reason)` of unreadable pictures.
     """
 
     model: Probed
@@ -81,7 +81,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A head over one pooling, the data that it was fitted to and measured on, and the training set's features."""
+    """A head for one pooling, the data for fitting and measuring it, and the features of the datasets."""
 
     backbone: Backbone
     features: dict[str, Features]
@@ -92,18 +92,18 @@ class _Fitted:
 
 
 def poolings(backbone: Backbone) -> list[Backbone]:
-    """The backbone, and the same one with each other pooling that its tokens have: mean of patches, CLS token."""
-    found = [backbone]
+    """The backbone, and the same backbone with its other poolings of mean of patches ("avg") and CLS token ("tok")."""
+    backbones = [backbone]
     for pool in ("avg", "tok"):
         if pool in backbone.model.pools and pool != backbone.pool:
-            tower = copy.copy(backbone.model)  # the same weights, not a copy of them
+            tower = copy.copy(backbone.model)  # a shallow copy, which shares the weights
             tower.pool = pool
             named = {
                 "architecture": {**backbone.architecture, "pool": pool},
                 "provenance": {**backbone.provenance, "pool": pool},
             }
-            found.append(replace(backbone, model=tower, **named))
-    return found
+            backbones.append(replace(backbone, model=tower, **named))
+    return backbones
 
 
 def probe(
@@ -121,12 +121,13 @@ def probe(
 ) -> ProbeResult:
     """Train a linear head on the backbone's features of `train`, measure it, and write the classifier to `out`.
 
-    The weight decay is the one with the least loss on `val`; without `val`, on a share of the training pictures, and
-    the head is then fitted to all of them. Of several backbones (see `poolings`) the one with the least loss is taken.
-    `training` are the fields of `Training`. Classes of `val` and `test` are matched to those of `train` by name.
-    `progress` gets split, number of pictures just done, and their total. Everything is seeded.
+    The weight decay with the lowest loss on `val` is chosen. Without `val` it is chosen on a share of the training
+    pictures, and the head is then fitted to all of them. Of several backbones (see `poolings`) the one with the lowest
+    loss is used. `training` are the fields of `Training`. Classes of `val` and `test` are matched to those of `train`
+    by name. `progress` is called with the split, the number of pictures that were just done, and their total. The
+    result depends only on the seed.
 
-    Raises FinerCAMError for datasets whose classes do not match, and where there is nothing to train on.
+    Raises FinerCAMError for datasets whose classes do not match, and if there is nothing to train on.
 
     >>> from finercam.data import open_dataset
     >>> from finercam.models.backbone import load_backbone
@@ -177,7 +178,7 @@ def _fit(
     may_set_aside: bool,
     must_validate: bool,
 ) -> _Fitted:
-    """The best head over one backbone's features."""
+    """Fit the best head for the features of one backbone."""
     features = {"train": read(backbone, "train", train)}
     classes = _classes(train, features["train"].labels)
     rest = _pair(features["train"], train, classes, backbone, how)
@@ -193,25 +194,25 @@ def _fit(
     if val is not None:
         features["val"] = read(backbone, "val", val)
         pair = _pair(features["val"], val, classes, backbone, how)
-        found = sweep(rest, pair, len(classes), how.decays, method=how.method, seed=how.seed)
-        return _Fitted(backbone, features, found, splits, _measured(found.head, pair), test_ids)
+        best = sweep(rest, pair, len(classes), how.decays, method=how.method, seed=how.seed)
+        return _Fitted(backbone, features, best, splits, _measured(best.head, pair), test_ids)
     if len(how.decays) == 1 and not must_validate:
         head = fit(*rest, len(classes), how.decays[0], method=how.method, seed=how.seed)
         return _Fitted(backbone, features, Sweep(head, how.decays[0]), splits, None, test_ids)
-    found, held_out = _validated(rest, len(classes), how)
-    return _Fitted(backbone, features, found, splits, held_out, test_ids)
+    best, held_out = _validated(rest, len(classes), how)
+    return _Fitted(backbone, features, best, splits, held_out, test_ids)
 
 
 def _validated(rest: Pair, num_classes: int, how: Training) -> tuple[Sweep, dict[str, float]]:
-    """The sweep on a held-out share, its head then fitted to all data, and its accuracy before that."""
+    """Choose the decay on a held-out share and fit a head to all data; also the accuracy on the held-out share."""
     kept, held = stratified(rest[1], how.val_share, how.seed + 1)
     if not len(held):
         raise FinerCAMError("no class has two pictures to hold one out; give val=, or one weight_decay")
     val = _rows(rest, held)
-    found = sweep(_rows(rest, kept), val, num_classes, how.decays, method=how.method, seed=how.seed)
-    start = found.head if how.method == "lbfgs" else None
-    head = fit(*rest, num_classes, found.weight_decay, method=how.method, start=start, seed=how.seed)
-    return replace(found, head=head), _measured(found.head, val)
+    best = sweep(_rows(rest, kept), val, num_classes, how.decays, method=how.method, seed=how.seed)
+    start = best.head if how.method == "lbfgs" else None
+    head = fit(*rest, num_classes, best.weight_decay, method=how.method, start=start, seed=how.seed)
+    return replace(best, head=head), _measured(best.head, val)
 
 
 def _provenance(
@@ -223,8 +224,8 @@ def _provenance(
     pools: dict[str, tuple[float, float]],
     features: dict[str, Features],
 ) -> dict[str, Any]:
-    """What `config.json` says of a probe: names and numbers, no path of this machine."""
-    found: dict[str, Any] = {
+    """The provenance of a probe in `config.json`: names and numbers without local paths."""
+    provenance: dict[str, Any] = {
         "dataset": re.sub(r" (train|trainval|val|valid|validation|test|all)$", "", train.name),
         "train": f"{train.name}: {len(train):,} pictures, {num_classes:,} classes",
         "accuracy": measured,
@@ -238,12 +239,12 @@ def _provenance(
         "finercam": __version__,
     }
     if pools:
-        found["pools"] = {pool: {"top1": top1, "loss": loss} for pool, (top1, loss) in pools.items()}
-    return found | ({"test_ids": best.test_ids} if best.test_ids else {})
+        provenance["pools"] = {pool: {"top1": top1, "loss": loss} for pool, (top1, loss) in pools.items()}
+    return provenance | ({"test_ids": best.test_ids} if best.test_ids else {})
 
 
 def _public(backbone: Backbone) -> Backbone:
-    """The backbone under a name that holds no path of this machine: of a model folder its own name."""
+    """The backbone under a name without a local path: a model folder is named by its last component."""
     if not Path(backbone.name.partition("?")[0]).expanduser().is_dir():
         return backbone
     name = Path(backbone.name.partition("?")[0]).resolve().name
@@ -259,12 +260,12 @@ def _measured(head: Head, pair: Pair) -> dict[str, float]:
 
 
 def _classes(dataset: ImageDataset, labels: Tensor) -> list[str]:
-    """Class names; where a list file has only numbers, the numbers."""
+    """The class names of a dataset, or numbers if it is a list file that has only numbers."""
     return list(dataset.classes) or [str(label) for label in range(int(labels.max()) + 1)]
 
 
 def _pair(features: Features, dataset: ImageDataset, classes: list[str], backbone: Backbone, how: Training) -> Pair:
-    """Features and labels as positions in `classes`: those of the dataset may be in another order."""
+    """Features and labels as indices of `classes`, whose order may differ from that of the dataset."""
     labels: Iterable[int] = features.labels.tolist()
     position = match_classes(_classes(dataset, features.labels), classes, labels, dataset.name, "training data")
     values = features.values.to(backbone.device, PRECISIONS[how.precision])
