@@ -47,15 +47,15 @@ def preprocess(size: int = SIZE) -> Preprocess:
 
 
 def rows() -> list[list[str]]:
-    """For each question and box: the share of the map's positive mass in the box, and whether the maximum lies there."""
+    """For each question and box, the share of the map's positive mass in the box, and whether its maximum is there."""
     names = (FOLDER / "labels.txt").read_text(encoding="utf-8").splitlines()
     explain = FinerCAM(network(), class_names=names, keep=12, preset="paper")
     found = []
     for (photo, rival), boxes in QUESTIONS.items():
         answer = explain(preprocess()(read_image(FOLDER / "images" / f"{photo}.jpg"))[None])
         pair = answer.ask(against=[rival], gamma=1.0)
-        asked = [answer.plain, answer, pair.ask(gamma=0.6), pair, pair.ask(gamma=1.5)]
-        maps = [each.maps[0].numpy().astype(float) for each in asked]
+        answers = [answer.plain, answer, pair.ask(gamma=0.6), pair, pair.ask(gamma=1.5)]
+        maps = [each.maps[0].numpy().astype(float) for each in answers]
         for part, box in boxes.items():
             region = inside(box, maps[0].shape)
             cells = [f"{one[region].sum() / one.sum():.3f}" for one in maps]

@@ -1,4 +1,4 @@
-"""Honest measurements on a machine that others use too: paired times, peak memory of a process of its own, and where."""
+"""Measurements on a shared machine: paired times, peak memory of a separate process, and the environment."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def synchronise(device: str) -> None:
 def interleaved(
     works: Mapping[str, Work], rounds: int, device: str = "cpu", slow: Mapping[str, int] | None = None
 ) -> dict[str, dict[str, list[float]]]:
-    """Run all works once for each round, in turn, after one round to warm up: `{name: {"wall": [s], "cpu": [s]}}`.
+    """Run all works once per round, after a warm-up round: `{name: {"wall": [s], "cpu": [s]}}`.
 
-    `slow` names works that run in fewer rounds, and how many. Every round's order is turned by one place, so that no
-    work always follows the same other one.
+    `slow` maps works to a smaller number of rounds. The order is rotated by one place in each round, so that no
+    work always follows the same one.
     """
     slow = slow or {}
     names = list(works)
@@ -57,7 +57,7 @@ def interleaved(
 
 
 def summary(times: Mapping[str, Mapping[str, list[float]]], base: str = "forward") -> dict[str, dict[str, Any]]:
-    """Median seconds and, against `base` in the same round, the median ratio with its quartiles, by either clock."""
+    """Median seconds, and the median ratio to `base` in the same round with its quartiles, by both clocks."""
     found: dict[str, dict[str, Any]] = {}
     for name, clocks in times.items():
         entry: dict[str, Any] = {"rounds": len(clocks["wall"])}
@@ -82,7 +82,7 @@ def quartiles(values: list[float]) -> list[float]:
 
 
 def peak_bytes(work: Work, warm_up: Work, device: str = "cpu") -> int:
-    """Transient memory of one call, in bytes: the highest resident set during it, less the one before it.
+    """Transient memory of a call in bytes: the highest resident set during the call minus the one before it.
 
     `warm_up` is the same on a smaller batch; it loads code and fills caches.
 
@@ -120,7 +120,7 @@ def _status(field: str) -> int:
 
 
 def in_child(module: str, *arguments: str, threads: int = 1) -> Any:
-    """What `python -m module arguments` prints last, as JSON, from a fresh process."""
+    """The last line that `python -m module arguments` prints in a new process, parsed as JSON."""
     environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -132,7 +132,7 @@ def in_child(module: str, *arguments: str, threads: int = 1) -> Any:
 
 
 def import_times(names: tuple[str, ...], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds that a fresh interpreter takes for `import name`, interleaved, beside its own start."""
+    """Seconds that a new interpreter needs for `import name`, interleaved, with the start of the interpreter."""
     code = (
         "import time, json; w, c = time.perf_counter(), time.process_time(); import {}; "
         "print(json.dumps([time.perf_counter() - w, time.process_time() - c]))"
@@ -151,7 +151,7 @@ def import_times(names: tuple[str, ...], rounds: int) -> dict[str, dict[str, lis
 
 
 def surroundings(device: str, threads: int) -> dict[str, Any]:
-    """Versions, hardware, commit and load: what a number means nothing without."""
+    """Versions, hardware, commit and load of the machine, to be reported with every number."""
     packages = ("finercam", "torch", "torchvision", "timm", "grad-cam", "torchcam", "numpy")
     load = os.getloadavg()
     return {

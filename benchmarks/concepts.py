@@ -1,4 +1,4 @@
-"""The measurements of docs/zeroshot.md: where the two-tower model sees what words name, and what the audit finds.
+"""The measurements of docs/zeroshot.md: the maps of texts in the two-tower model, and the results of the audit.
 
     python -m benchmarks.concepts [--count 441] [--per-pair 12] [--model twotower] [--only TABLE …] [--write]
 
@@ -34,18 +34,18 @@ from finercam.models import LoadedModel
 from finercam.view.blend import overlay
 
 SEED = 40_000
-"""Far from the seeds that any built-in model was trained, tuned or tested on."""
+"""Seed that no built-in model was trained, tuned or tested on."""
 VISIBLE = 12
-"""Pixels of a part that must be in sight for its picture to count."""
+"""Smallest number of visible pixels of a part for its picture to count."""
 PAGE = Path(__file__).parents[1] / "docs" / "zeroshot.md"
 SETTINGS = {"alone": 0.0, "against": 0.3, "against, 0.6": 0.6}
 Scores = dict[str, Tensor]
 
 
 def located(words: ImageText, count: int, method: str, seed: int = SEED) -> dict[str, Scores]:
-    """For each part, over the pictures that show it: energy and pointing of its phrase, alone and against "bird".
+    """Energy and pointing of the phrase of each part in the pictures that show it, alone and against "bird".
 
-    Chance levels: the part's share of the picture, and of the bird. As a control the phrase of another part worn.
+    The chance levels are the part's share of the picture and of the bird. The control is the phrase of another visible part.
     "picture" is the picture's number, so that what comes of one picture is drawn together by the bootstrap.
     """
     birds = Fieldguide(count, seed)
@@ -140,7 +140,7 @@ def methods_table(words: ImageText, count: int, methods: Sequence[str]) -> str:
 
 
 def one_trait_pairs() -> list[tuple[int, int, str]]:
-    """Ordered pairs (c, d) of a genus that one part tells apart which c wears: `(c, d, part)`."""
+    """Ordered pairs (c, d) of a genus that differ in one part, which c has: `(c, d, part)`."""
     pairs = []
     for c in range(len(SPECIES)):
         for d in siblings(c):
@@ -151,18 +151,18 @@ def one_trait_pairs() -> list[tuple[int, int, str]]:
 
 
 def all_traits(c: int) -> dict[str, str]:
-    """A phrase for every named part: the bird's own, or for parts that it lacks the first in the book."""
+    """A phrase for every named part: that of the bird, or the first known phrase for parts that it lacks."""
     anyone = {part: phrase for label in reversed(range(len(SPECIES))) for part, phrase in traits(label).items()}
     own = traits(c)
     return {part: own.get(part, anyone[part]) for part in NAMED}
 
 
 Found = dict[tuple[str, str], list[tuple[int, int, str]]]
-"""By candidates and measure, of each pair: the place of the deciding trait, among how many, and its part."""
+"""By candidates and measure, for each pair: rank of the deciding trait, number of traits, and its part."""
 
 
 def audits(words: ImageText, classifier: LoadedModel, per_pair: int, gamma: float = 1.0, seed: int = SEED) -> Found:
-    """Where the deciding trait comes among the traits that c shows, and among phrases for all parts."""
+    """The rank of the deciding trait among the traits of c, and among phrases for all parts."""
     explain = FinerCAM(classifier.model, gamma=gamma, class_names=classifier.class_names)
     birds = Fieldguide(per_pair, seed)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
@@ -200,7 +200,7 @@ def by_part_table(of: dict[str, Found]) -> str:
     for part in NAMED:
         row = []
         for places in of.values():
-            ranks = [place for place, _, told in places["all 13 parts", "cosine"] if told == part]
+            ranks = [place for place, _, deciding in places["all 13 parts", "cosine"] if deciding == part]
             row.append(
                 f"{sum(r == 1 for r in ranks) / len(ranks):.2f} ({sum(ranks) / len(ranks):.1f})" if ranks else ""
             )
@@ -219,7 +219,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw(words: ImageText, out: Path) -> None:
-    """Four birds, each with a phrase alone and against "bird", the part outlined."""
+    """Four birds, each with a phrase alone and against "bird", and with the part outlined."""
     import matplotlib
 
     matplotlib.use("Agg")

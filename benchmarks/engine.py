@@ -1,10 +1,10 @@
-"""What an explanation costs: time against a plain forward pass and the peers, peak memory, re-asking, importing.
+"""The cost of an explanation: time relative to a forward pass and the peers, peak memory, re-asking and import.
 
     python -m benchmarks.engine [--quick] [--only times,memory,…] [--threads 2] [--device cpu] [--out FILE.json]
 
-All variants run interleaved in one process; a ratio is the median over the rounds of a variant's time through the
-forward pass's time in the same round, with its quartiles. Beside the clock on the wall stands the processor's own time,
-which other people's work on the machine lengthens less. Peak memory is read in a process of its own for each variant.
+All variants run interleaved in one process. A ratio is the median over the rounds of a variant's time divided by the
+forward pass's time in the same round, with its quartiles. Wall time is reported together with processor time,
+which depends less on other work on the machine. Peak memory is measured in a separate process for each variant.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Results = dict[str, Any]
 
 
 def one_contrast(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work]:
-    """One question each: the plain forward pass, finercam, and the peers."""
+    """The plain forward pass, and one question for finercam and each of the peers."""
     return {
         "forward": subjects.forward(subject, images),
         "finercam": subjects.ours(subject, images),
@@ -52,7 +52,7 @@ def one_contrast(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work
 
 
 def sweeps(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work]:
-    """3 modes x 11 strengths."""
+    """Three modes times eleven strengths for finercam and the peers."""
     return {
         "forward": subjects.forward(subject, images),
         "finercam": subjects.ours(subject, images),
@@ -87,7 +87,7 @@ def sweep(device: str, models: tuple[str, ...], batches: tuple[int, ...], quick:
 
 
 def ask(device: str, models: tuple[str, ...], batches: tuple[int, ...], quick: bool) -> Results:
-    """Milliseconds an image for another strength, and for another of the references, map at full resolution."""
+    """Milliseconds per image for another strength and for another reference, with the map at full resolution."""
     found: Results = {}
     for name in models:
         subject = subjects.build(name)
@@ -112,7 +112,7 @@ def ask(device: str, models: tuple[str, ...], batches: tuple[int, ...], quick: b
 
 
 def scorecam(device: str, quick: bool) -> Results:
-    """Score-CAM on one picture; maps compared on the unit scale, with the peer's masks upsampled as ours are."""
+    """Score-CAM on one picture. The maps are compared on the unit scale, with the peer's masks upsampled as ours."""
     subject = _on(subjects.build("mobilenet_v2"), device)
     images = subject.images(1).to(device)
     measured = clock.summary(
@@ -130,7 +130,7 @@ def scorecam(device: str, quick: bool) -> Results:
 
 
 def memory(device: str, models: tuple[str, ...], batch: int, threads: int) -> Results:
-    """Transient bytes of each variant at one batch size, each in its own process."""
+    """Transient bytes of each variant at one batch size, each in a separate process."""
     found: Results = {}
     for name in models:
         peaks = {
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> Results:
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="batch sizes, by comma")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)  # what a child process is asked
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)  # for child processes
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.peak:

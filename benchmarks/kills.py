@@ -39,11 +39,11 @@ from benchmarks.clock import surroundings
 ROOT = Path(__file__).resolve().parent.parent
 EVENTS = frozenset(["open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "fcntl.flock"])
 KINDS = {"events": 450, "moments": 400, "commands": 60, "workers": 75, "drivers": 15}
-"""How many SIGKILLs of each kind, where nothing else is given."""
+"""Default number of SIGKILLs of each kind."""
 
 
 def paint(folder: Path, count: int) -> Path:
-    """Fieldguide pictures as PNG files in class folders; those that are there stay."""
+    """Write Fieldguide pictures as PNG files in class folders; existing files are kept."""
     from finercam.data.fieldguide import Fieldguide
 
     birds = Fieldguide(count)
@@ -58,7 +58,7 @@ def paint(folder: Path, count: int) -> Path:
 
 
 def explain(data: str, out: str, model: str, shard: int, die_at: int, seen: Any) -> None:
-    """In a process of its own: a run that kills itself at its `die_at`-th event in `out`; `seen` counts them."""
+    """In a separate process: a run that kills itself at its `die_at`-th event in `out`; `seen` counts the events."""
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         if event in EVENTS and (event == "fcntl.flock" or any(str(arg).startswith(out) for arg in args[:2])):
@@ -76,7 +76,7 @@ def explain(data: str, out: str, model: str, shard: int, die_at: int, seen: Any)
 
 @dataclass
 class Trial:
-    """One folder that runs are killed in, and what is known of it."""
+    """A folder in which runs are killed, and its state."""
 
     data: Path
     work: Path
@@ -131,7 +131,7 @@ class Trial:
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     def check(self, kind: str, killed: bool) -> None:
-        """Compare what is on the disk with the undisturbed run; a finished run is deleted."""
+        """Compare the files on the disk with the undisturbed run, and delete a finished run."""
         found = self.hashes(self.out)
         for name in found:
             if found[name] != self.whole.get(name):
@@ -161,7 +161,7 @@ class Trial:
         )
 
     def kill(self, wanted: dict[str, int]) -> dict[str, float]:
-        """Kill so many of each kind, in a random order, until done or interrupted; gives the seconds of each kind."""
+        """Kill the given number of runs of each kind in random order until done or interrupted; returns seconds by kind."""
         seconds = dict.fromkeys(wanted, 0.0)
         try:
             while left := {kind: n - self.kills[kind] for kind, n in wanted.items() if n > self.kills[kind]}:
@@ -208,7 +208,7 @@ class Trial:
         self.check("driver", process.returncode != 0)
 
     def by_workers(self, most: int) -> None:
-        """One command on a local cluster, with a worker killed every few seconds."""
+        """Run one command on a local cluster and kill a worker every few seconds."""
         process = self.command("--ray", "local", "--workers", "2")
         killed = 0
         while process.poll() is None:
@@ -248,14 +248,14 @@ def ray_workers() -> list[int]:
 
 
 def wait_for_end(processes: list[int], seconds: float = 30) -> None:
-    """The workers of a killed driver end by themselves."""
+    """Wait until the workers of a killed driver have ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and any((Path("/proc") / str(pid)).exists() for pid in processes):
         time.sleep(0.1)
 
 
 def descends(pid: int, ancestor: int) -> bool:
-    """Whether a process was started by another one, directly or not."""
+    """Whether a process was started by another one, directly or indirectly."""
     while pid > 1 and pid != ancestor:
         try:
             pid = int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1])

@@ -1,4 +1,4 @@
-"""What the metrics cost: deletion against the bare forward passes it needs, ROAD against pytorch-grad-cam's.
+"""The cost of the metrics: deletion relative to its forward passes, ROAD relative to that of pytorch-grad-cam.
 
     python benchmarks/metrics.py [--repeats 5] [--threads 1] [--out metrics.json]
 
@@ -29,7 +29,7 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def small_cnn(classes: int = 40) -> nn.Module:
-    """About 45 million multiply-adds at 128 px: the lighter the model, the more the masking's own cost shows."""
+    """A model of about 45 million multiply-adds at 128 px; a light model shows the cost of masking more clearly."""
     widths, layers = (3, 24, 48, 96), []
     for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
@@ -44,7 +44,7 @@ def small_cnn(classes: int = 40) -> nn.Module:
 
 
 def pictures(count: int, side: int) -> tuple[Tensor, Tensor]:
-    """Smooth noise of unit variance, and maps like a CAM's: 7 × 7 cells, upsampled."""
+    """Smooth noise of unit variance, and upsampled maps of 7 × 7 cells as from a CAM."""
     images = F.avg_pool2d(torch.randn(count, 3, side, side), 5, 1, 2)
     maps = F.interpolate(torch.randn(count, 1, 7, 7), (side, side), mode="bilinear")[:, 0]
     return images / images.std(), maps
@@ -59,7 +59,7 @@ def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
 def interleave(
     first: Callable[[], object], second: Callable[[], object], repeats: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Both in turn, after one round to warm up: medians, and the ratio first / second of every round."""
+    """Run both alternately after a warm-up round; returns medians, and the ratio first / second of every round."""
     first(), second()
     pairs = []
     for turn in range(repeats):
@@ -90,7 +90,7 @@ def deletion_cost(repeats: int, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def imputation_speed(repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """ROAD's 18 imputations of one 224 px picture: theirs one by one, ours in one batch. Also how far apart."""
+    """ROAD's 18 imputations of a 224 px picture, theirs one by one and ours in one batch, and their difference."""
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
     images, maps = pictures(1, 224)

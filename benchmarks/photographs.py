@@ -1,4 +1,4 @@
-"""Real photographs with known parts: does the evidence lie on the parts in which target and rival differ?
+"""Real photographs with known parts: whether the evidence lies on the parts in which target and rival differ.
 
 The 120 photographs of ../shared/data/cub-dev (CUB-200-2011, for research only), the MobileNetV2 of ../shared/data/inat-birds
 and the ViT-Tiny beside the photographs. The rival is the likeliest species whose name ends in the same word.
@@ -23,7 +23,7 @@ VALUES = ("part_pointing", "part_correlation", "part_share", "part_energy")
 
 
 def models() -> Iterator[tuple[str, LoadedModel, list[tuple[str, str, dict[str, Any]]]]]:
-    """Each model by name, with the layers and methods that are compared."""
+    """The models by name, with the layers and methods to compare."""
     names = (birds.FOLDER / "labels.txt").read_text(encoding="utf-8").splitlines()
     two, three = ("blocks.5.0.bn1", "bn2"), ("blocks.3.0.bn1", "blocks.5.0.bn1", "bn2")
     yield (

@@ -25,11 +25,11 @@ from finercam.data.fieldguide import Fieldguide
 from finercam.view.sheet import Cell, Line, sheet
 
 SEED, BIRD, LACKING = 4242, 6, 33
-"""A Grand Grossling, whose rival has another beak; a Barred Pippin, whose rival wears the crest that it lacks."""
+"""A Grand Grossling, whose rival has another beak, and a Barred Pippin, which lacks the crest of its rival."""
 
 DOCS = Path(__file__).parents[1] / "docs"
 LIMIT = 150_000
-"""Bytes of a picture: pages with several must open quickly."""
+"""Largest size of a picture in bytes, so that pages with several pictures open quickly."""
 
 
 class Scene(NamedTuple):
@@ -49,7 +49,7 @@ def _model() -> tuple:
 
 @cache
 def scene(index: int) -> Scene:
-    """One picture, its species, the likeliest sibling, and the pixels that tell the two apart."""
+    """A picture, its species, the most probable sibling, and the pixels in which the two differ."""
     model, prepare, names = _model()
     birds = Fieldguide(index + 1, seed=SEED, size=256)
     photo, c = birds[index].open(), birds.label(index)
@@ -65,7 +65,7 @@ def heat(photo: Image.Image, evidence: Tensor, title: str, *notes: str) -> Cell:
 
 
 def contrast() -> Figure:
-    """Plain, finer, and the pixels that really tell the two species apart."""
+    """The plain map, the finer map, and the pixels in which the two species really differ."""
     s = scene(BIRD)
     answer = FinerCAM(s.model, class_names=s.names)(s.image, s.species, s.rival, gamma=1.0)
     truth = np.asarray(plot.overlay(s.photo, s.discriminative.astype(float), mute=0.85))
@@ -98,7 +98,7 @@ def pair() -> Figure:
 
 
 def absence() -> Figure:
-    """A part that the target lacks: its own map misses it, and the reverse question may not find it either."""
+    """A part that the target lacks: the map of the target and that of the reverse question may both miss it."""
     s = scene(LACKING)
     answer = FinerCAM(s.model, class_names=s.names)(s.image, s.species, s.rival, gamma=1.0)
     truth = np.asarray(plot.overlay(s.photo, s.discriminative.astype(float), mute=0.85))
@@ -113,14 +113,14 @@ def absence() -> Figure:
 
 
 def layers() -> Figure:
-    """A network whose grids get coarser: what that does to the map, and what a product of them gives back."""
+    """The maps of layers with ever coarser grids, and their product."""
     s = scene(BIRD)
     model = load_model("fieldguide/resnet").model
     cells = [Cell(np.asarray(s.photo), "Photo", (Line(s.names[s.species]),))]
-    for asked in (["layer4"], ["layer3"], ["layer2"], ["layer2", "layer3", "layer4"]):
-        answer = FinerCAM(model, layer=asked, fusion="product")(s.image, s.species, s.rival, gamma=1.0)
+    for layers in (["layer4"], ["layer3"], ["layer2"], ["layer2", "layer3", "layer4"]):
+        answer = FinerCAM(model, layer=layers, fusion="product")(s.image, s.species, s.rival, gamma=1.0)
         height, width = answer.signed.shape[1:]
-        cells.append(heat(s.photo, answer.maps[0], " × ".join(asked), f"{height}×{width} places"))
+        cells.append(heat(s.photo, answer.maps[0], " × ".join(layers), f"{height}×{width} places"))
     return sheet([cells])
 
 
@@ -161,11 +161,11 @@ PLACES = {
     "view & report & export & app": (10.4, -0.4), "evaluation": (10.8, -1.3), "run": (10.8, -2.2), "metrics": (8.2, -2.3),
     "data": (8.2, -3.0),
 }  # fmt: skip
-"""Where the boxes of the mermaid diagram in docs/architecture.md stand."""
+"""The positions of the boxes of the mermaid diagram in docs/architecture.md."""
 
 
 def evidence() -> Figure:
-    """One run of the model and what is kept of it."""
+    """The diagram of one run of the model and what is stored of it."""
     return diagram(EVIDENCE_BOXES, EVIDENCE_ARROWS, warm=("evidence", "activations A", "∂(v·y)/∂A"))
 
 
@@ -227,12 +227,12 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As a PNG; where that is too large with 256 colours, dithered so that colour bars stay smooth, and smaller."""
+    """Save as a PNG with 256 colours; a file that is too large is dithered and made smaller."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150, facecolor="white")
     whole = Image.open(stream).convert("RGB")
     for percent in range(75, 20, -5):
-        # drawn large and shrunk: at few dots to the inch text would be wider than it was measured
+        # Figures are drawn large and shrunk, because text at a low resolution is wider than measured.
         size = (whole.width * percent // 100, whole.height * percent // 100)
         image = whole.resize(size, Image.Resampling.LANCZOS)
         for one in (image, _few_colours(image)):

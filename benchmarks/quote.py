@@ -1,6 +1,6 @@
 """Tables that pages quote from docs/evaluation-appendix.md: `python -m benchmarks.quote` refreshes them.
 
-A quotation stands between `<!-- quote TABLE where COLUMN=VALUE/VALUE; … show COLUMN; … -->` and `<!-- /quote -->`. So no number is
+A quotation is the text between `<!-- quote TABLE where COLUMN=VALUE/VALUE; … show COLUMN; … -->` and `<!-- /quote -->`. No number is
 copied by hand, and a test fails when a page is out of date.
 """
 
@@ -24,7 +24,7 @@ def read_table(study: str, name: str) -> tuple[list[str], list[list[str]]]:
 
 
 def quoted(study: str, name: str, where: str, show: str) -> str:
-    """The wanted rows and columns as a table, rows in the order of the last condition's values."""
+    """The wanted rows and columns as a table, with rows in the order of the last condition's values."""
     header, rows = read_table(study, name)
     for condition in where.split("; "):
         column, _, values = condition.partition("=")
@@ -39,7 +39,7 @@ def quoted(study: str, name: str, where: str, show: str) -> str:
 
 
 def refreshed(page: str, study: str) -> str:
-    """The page with its quotations as they stand in the study now."""
+    """The page with its quotations updated from the study."""
     return QUOTE.sub(lambda found: f"{found[1]}\n{quoted(study, found[2], found[3], found[4])}\n\n{found[5]}", page)
 
 

@@ -1,9 +1,9 @@
-"""How long the live report takes for a frame while gamma is dragged, in headless Chromium.
+"""The time of the live report for a frame while gamma is dragged, in headless Chromium.
 
     python -m benchmarks.report_page [--size 448] [--width 1440] [--frames 240]
 
-Needs playwright and a Chromium. A random classifier with 7 to 14 places a side stands in: the page's work depends on
-the sizes and not on the weights. "script" is the page's own time for one answer (the map, nine small ones, words);
+Needs playwright and a Chromium. It uses a random classifier with 7 to 14 places a side, because the work of the page depends on
+the sizes and not on the weights. "script" is the page's time for one answer (the map, nine small ones, words);
 "task" is the processor time of all of a frame's work on the main thread, which other programs do not lengthen; "interval" is the time from one animation frame to the next.
 """
 

@@ -1,4 +1,4 @@
-"""What `finercam run` costs beside plain inference, in time, memory and bytes.
+"""The cost of `finercam run` compared with plain inference, in time, memory and bytes.
 
     python -m benchmarks.run                                        # all parts at full size
     python -m benchmarks.run --only speed --models cnn --images 64 --rounds 3
@@ -7,14 +7,14 @@
     python -m benchmarks.run --only ask --images 20000
     python -m benchmarks.run --only precision --images 200
 
-- speed: images a second of a run through those of a loop that reads the same files with the same threads, preprocesses,
-  batches and calls the model under `no_grad`; both in turn, round after round (the median of the rounds' ratios).
-- memory: the highest resident set of a process that runs over so many images, at several sizes.
-- size: bytes of a run for 1,000 images, of which the evidence.
-- ask: seconds to ask a finished run of so many images for another gamma, maps at the layer's resolution, no model.
-- precision: how far maps in bfloat16 lie from those in float32.
+- speed: images per second of a run, divided by those of a loop that reads the same files with the same threads, preprocesses,
+  batches and calls the model under `no_grad`. Both run alternately; the result is the median ratio over the rounds.
+- memory: the highest resident set of a process that runs over a number of images, for several numbers.
+- size: bytes of a run for 1,000 images, and the share of the evidence.
+- ask: seconds to ask a finished run for another gamma without the model, with maps at the layer's resolution.
+- precision: the difference of maps in bfloat16 from those in float32.
 
-Pictures are Fieldguide's: `--distinct` of them are painted as PNG once, and linked again and again to any number.
+The pictures are from Fieldguide: `--distinct` of them are painted as PNG once and hard-linked to any number.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pictures(work: Path, count: int, distinct: int) -> Path:
 
 
 def explained(data: Path, out: Path, model: str, threads: int, batch: int, readers: int, **question: Any) -> Any:
-    """One undisturbed run into an empty folder; the model is loaded before the clock starts."""
+    """Time one run into an empty folder; the model is loaded before the clock starts."""
     from finercam.models import load_model
     from finercam.run import explain_dataset
 
@@ -69,7 +69,7 @@ def explained(data: Path, out: Path, model: str, threads: int, batch: int, reade
 
 
 def inferred(data: Path, model: str, threads: int, batch: int, readers: int) -> float:
-    """Seconds of a plain loop over the same files, threads and batches: logits and their softmax, nothing kept."""
+    """Seconds of a plain loop over the same files, threads and batches that computes logits and their softmax."""
     from finercam.data.open import open_source
     from finercam.models import load_model
     from finercam.run.lists import Entry
@@ -123,7 +123,7 @@ def speed(work: Path, models: list[str], count: int, distinct: int, rounds: int,
 
 
 def memory(work: Path, sizes: list[int], distinct: int, model: str) -> Any:
-    """Each size in a process of its own."""
+    """Measure each size in a separate process."""
     found = {}
     for count in sizes:
         pictures(work, count, distinct)
@@ -169,7 +169,7 @@ def size(work: Path, models: list[str], count: int, distinct: int, threads: int,
 
 
 def ask(work: Path, count: int, distinct: int, threads: int, readers: int, model: str) -> Any:
-    """Runs if there is no finished run of that size from before."""
+    """Run, unless there is a finished run of that size."""
     from finercam import open_run
 
     data, out = pictures(work, count, distinct), work / f"ask-{model}-{count}"
@@ -201,7 +201,7 @@ def precision(work: Path, models: list[str], count: int, distinct: int, threads:
     for model in models:
         maps = []
         for kind in ("float32", "bfloat16"):
-            # one question for both: a prediction on the edge would ask about another class
+            # Both explain the same classes, because predictions of close calls may differ.
             explained(
                 data, work / f"precision-{kind}", model, threads, 8, readers, precision=kind, target=0, against=[1]
             )

@@ -1,4 +1,4 @@
-"""How often a map's peak lies on the bird, by the strength of the map: where `finercam.view.strength.WEAK` is from.
+"""How often a map's peak lies on the bird, by the strength of the map; the basis of `finercam.view.strength.WEAK`.
 
     python -m benchmarks.strength
 
@@ -24,7 +24,7 @@ EDGES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.01)
 
 
 def readings() -> np.ndarray:
-    """A row for each photograph and gamma: strength, whether the peak is in the box, the box's share of the area."""
+    """A row for each photograph and gamma: strength, whether the peak is in the box, and the box's share of the area."""
     data, explain, prepare = CUB(DATA), FinerCAM(network(), "gradcam", layer="bn2"), preprocess(224)
     rows = []
     for sample in list(data)[::2]:

@@ -1,4 +1,4 @@
-"""The study behind docs/evaluation.md: which contrast, method and layer finds the pixels that tell two species apart.
+"""The study behind docs/evaluation.md: which contrast, method and layer find the pixels in which two species differ.
 
     python -m benchmarks.study --out out/study [--count 300] [--only sweep …] [--write]
 
@@ -31,14 +31,14 @@ from finercam.models import LoadedModel, load_model
 
 MODELS = ["cnn", "resnet", "vit"]
 SEED = 20_000
-"""Far from the seeds that the built-in models were trained and tested on."""
+"""Seed that no built-in model was trained or tested on."""
 
 ENERGY, POINTING, AP = "discriminative_energy", "discriminative_pointing", "discriminative_ap"
 SHARED, BACKGROUND = "shared_energy", "background_energy"
 
 
 class Study:
-    """Where results go, and how many pictures each table takes."""
+    """The folder of the results, and the number of pictures for each table."""
 
     def __init__(self, out: Path, count: int) -> None:
         self.out, self.count = out, count
@@ -65,7 +65,7 @@ def main_table(study: Study) -> str:
 
 
 def methods_table(study: Study) -> str:
-    """Every method, plain against the pair question."""
+    """Every method, plain and with the pair question."""
     fast = ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "gradcam-elementwise", "eigengradcam"]
     slow = ["scorecam", "gscorecam", "ablationcam"]
     rows = []
@@ -109,7 +109,7 @@ def count_table(study: Study) -> str:
 
 
 def strategy_table(study: Study) -> str:
-    """Which classes to hold the target against, at T = 1 and 3."""
+    """The choice of reference classes, at T = 1 and 3."""
     picks = ("similar", "predicted", "nearest", "rival", "random")
     rows = []
     for model in MODELS:
@@ -120,7 +120,7 @@ def strategy_table(study: Study) -> str:
 
 
 def weights_table(study: Study) -> str:
-    """How references are weighted."""
+    """The weights of references."""
     kinds = ("mean", "probability", "orthogonal", "released")
     rows = []
     for model in MODELS:
@@ -167,7 +167,7 @@ def layers_table(study: Study) -> str:
 
 
 def rd_table(study: Study) -> str:
-    """Relative confidence drop in the paper's form, own and held-out rival, with the paper's numbers beside."""
+    """Relative confidence drop as in the paper, for own and held-out rival, with the paper's numbers."""
     methods = ["gradcam", "layercam", "scorecam"]
     rows = []
     for model in MODELS:
@@ -185,7 +185,7 @@ def rd_table(study: Study) -> str:
 
 
 def presence_table(study: Study) -> str:
-    """Who has the deciding part: only the target, only the rival, or both in different forms."""
+    """Results by who has the deciding part: only the target, only the rival, or both in different forms."""
     import pyarrow.parquet as pq
 
     rows = []
@@ -231,7 +231,7 @@ def presence_table(study: Study) -> str:
 
 
 def heads_table(study: Study) -> str:
-    """The paper's set-up: the features frozen, a linear head fitted on top, more or less regularised."""
+    """The paper's set-up: frozen features and a linear head, with more or less regularisation."""
     from sklearn.linear_model import LogisticRegression
 
     train, test = Fieldguide(4000, seed=SEED + 1), Fieldguide(1000, seed=SEED + 2)
@@ -263,7 +263,7 @@ def heads_table(study: Study) -> str:
 
 
 def attribute_backbone(study: Study) -> LoadedModel:
-    """The CNN taught the parts' attributes and never a species, as general features are; trained once and kept."""
+    """A CNN trained on attributes of parts but on no species, as general features are; trained once and stored."""
     from safetensors.torch import load_file
     from training.classifiers import train
 
@@ -278,7 +278,7 @@ def attribute_backbone(study: Study) -> LoadedModel:
 
 
 def birds_table(study: Study) -> str:
-    """Photographs: what the guides name, against its sibling; a hand-drawn box each, so cases and no statistics."""
+    """Photographs with a hand-drawn box around the part that bird guides name; single cases without statistics."""
     if not birds.FOLDER.is_dir():
         return f"(the photographs are not there: {birds.FOLDER.name})\n"
     rows = birds.rows()
@@ -332,7 +332,7 @@ PAPER = [
     ("the paper, CUB", "gradcam", "plain", "", ".101", ".113"),
     ("the paper, CUB", "gradcam", "paper", "", ".112", ".121"),
 ]
-"""What Finer-CAM's authors report for CLIP with a linear head: other data, another model, their own rival."""
+"""Numbers of the Finer-CAM authors for CLIP with a linear head, on other data and with their choice of rival."""
 
 TABLES: dict[str, Callable[[Study], str]] = {
     "main": main_table,
@@ -385,7 +385,7 @@ def _ratio(line: Line) -> str:
 
 
 def _mark(line: Line) -> str:
-    """Bold where the paired 95 % interval of the difference from plain excludes zero."""
+    """The value, in bold if the paired 95 % interval of the difference from plain excludes zero."""
     sure = line.difference_low > 0 or line.difference_high < 0
     return f"**{line.mean:.3f}**" if sure else f"{line.mean:.3f}"
 
@@ -410,7 +410,7 @@ def _stamp(study: Study) -> str:
 
 
 def write_page(tables: dict[str, str]) -> None:
-    """Replace what stands between `<!-- table:name -->` and `<!-- end -->` in the appendix, and refresh the quotations."""
+    """Replace the text between `<!-- table:name -->` and `<!-- end -->` in the appendix, and refresh the quotations."""
     text = quote.STUDY.read_text(encoding="utf-8")
     for name, table in tables.items():
         pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
@@ -427,9 +427,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", nargs="*", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--write", action="store_true", help="put the tables into the documentation")
-    parser.add_argument(
-        "--models", nargs="*", default=list(MODELS), choices=list(MODELS), help="to look at some first"
-    )
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS), help="only these models")
     options = parser.parse_args()
     MODELS[:] = options.models
     study = Study(options.out, options.count)

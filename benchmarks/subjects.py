@@ -1,4 +1,4 @@
-"""What is measured: models with random weights, and the same question put to finercam and to the two peers."""
+"""The subjects of the benchmarks: models with random weights, and the same question for finercam and two peers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES = ("plain", "mean of three", "closest class")
 
 @dataclass(frozen=True)
 class Subject:
-    """A classifier, its target layer by name, and how many tokens stand before the patches (None: feature maps)."""
+    """A classifier, its target layer by name, and the number of tokens before the patches (None: feature maps)."""
 
     name: str
     model: nn.Module
@@ -36,7 +36,7 @@ class Subject:
         return self.model.get_submodule(self.layer)
 
     def to_maps(self, tokens: Tensor) -> Tensor:
-        """Tokens `(N, L, C)` as square feature maps `(N, C, h, w)`, for peers that ask for a transform."""
+        """Tokens `(N, L, C)` as square feature maps `(N, C, h, w)`, for peers that need a transform."""
         patches = tokens[:, self.prefix or 0 :]
         rows = round(patches.shape[1] ** 0.5)
         return patches.transpose(1, 2).unflatten(2, (rows, rows))
@@ -81,7 +81,7 @@ def forward(subject: Subject, images: Tensor) -> Callable[[], Tensor]:
 
 
 def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Explanation]:
-    """One contrast, by default the paper's with three references, down to maps at the picture's resolution."""
+    """One contrast, by default the paper's with three references, with maps at the picture's resolution."""
     explain = FinerCAM(subject.model, layer=subject.layer, **{"preset": "paper", **options})
 
     def work() -> Explanation:
@@ -95,9 +95,9 @@ def ours(subject: Subject, images: Tensor, **options: Any) -> Callable[[], Expla
 def our_sweep(
     subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS, **options: Any
 ) -> Callable[[], list[Tensor]]:
-    """Three modes times eleven strengths: one run of the model, every map at the picture's resolution.
+    """Three modes times eleven strengths from one run of the model, with maps at the picture's resolution.
 
-    It needs three kept directions: target, closest class and mean of three.
+    It needs three stored directions: target, closest class and mean of three.
     """
     explain = FinerCAM(subject.model, layer=subject.layer, **{"preset": "paper", "keep": "closest", **options})
 
@@ -131,7 +131,7 @@ def torch_cam(subject: Subject, images: Tensor, gamma: float = 0.6, references: 
 def torch_cam_sweep(
     subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS, retain: bool = False
 ) -> Callable[[], list[Tensor]]:
-    """Three modes times eleven strengths. The model runs again for each, or, with `retain`, once with its graph kept."""
+    """Three modes times eleven strengths, with a run of the model for each, or with `retain` one run whose graph is kept."""
     from torchcam.methods import FinerCAM as Peer
 
     options = {} if subject.prefix is None else {"reshape_transform": subject.to_maps}
@@ -169,7 +169,7 @@ def grad_cam(subject: Subject, images: Tensor, gamma: float = 1.0, count: int = 
 
 
 def grad_cam_sweep(subject: Subject, images: Tensor, gammas: Sequence[float] = GAMMAS) -> Callable[[], list]:
-    """Three modes times eleven strengths, a run of the model forwards and backwards for each."""
+    """Three modes times eleven strengths, with a forward and a backward pass for each."""
     from pytorch_grad_cam import FinerCAM as Peer
 
     def work() -> list[Any]:
@@ -184,7 +184,7 @@ def grad_cam_sweep(subject: Subject, images: Tensor, gammas: Sequence[float] = G
 
 
 def our_score_cam(subject: Subject, images: Tensor) -> Callable[[], Tensor]:
-    """Plain Score-CAM with the softmax over channels that the peer takes."""
+    """Plain Score-CAM with a softmax over channels, as in the peer."""
     explain = FinerCAM(subject.model, "scorecam-softmax", gamma=0.0, references="predicted", layer=subject.layer)
     return lambda: explain(images).maps
 
@@ -220,6 +220,6 @@ class _Logit:
 
 
 def on_unit_scale(maps: Tensor) -> Tensor:
-    """Least value 0 and largest 1, which is how both peers scale a map: `(N, H, W)`."""
+    """Maps `(N, H, W)` scaled from 0 to 1 by minimum and maximum, as both peers do."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)

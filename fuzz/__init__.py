@@ -1,1 +1,1 @@
-"""Fuzzing: what finercam does with bytes and arguments that nobody meant. See README.md."""
+"""Fuzzing: finercam with random bytes and arguments. See README.md."""

@@ -1,4 +1,4 @@
-"""Arguments of every kind as a question: the right answer or one line, and the model as it was.
+"""Arguments of every kind as a question: a correct answer or a one-line error, and an unchanged model.
 
 python -m fuzz.contrasts --seconds 60
 
@@ -27,7 +27,7 @@ IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 
 
 class Gap(nn.Module):
-    """Features, their mean, a linear head: the map of any question is known in closed form."""
+    """Features, their mean and a linear head, so that the map of any question is known in closed form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ explainers = st.fixed_dictionaries(
 
 
 def check(build: Mapping[str, Any], ask: Mapping[str, Any], again: Mapping[str, Any]) -> None:
-    """Ask a fresh explainer, and its answer again. Raises whatever breaks the promise."""
+    """Ask a new explainer, and then its answer. Raises an error if the promise is broken."""
     from finercam import FinerCAM, FinerCAMError  # here, so that the runner can instrument what is imported
 
     model = Gap()
@@ -111,7 +111,7 @@ def check(build: Mapping[str, Any], ask: Mapping[str, Any], again: Mapping[str, 
     try:
         explain = FinerCAM(model, layer="features", **build)
         answer = explain(IMAGES, **ask)
-        _right(model, answer, ask)
+        _check_answer(model, answer, ask)
         answer = answer.ask(**again)
         assert bool(answer.signed.isfinite().all())
     except FinerCAMError as error:
@@ -123,15 +123,15 @@ def check(build: Mapping[str, Any], ask: Mapping[str, Any], again: Mapping[str, 
     assert torch.equal(rng, torch.get_rng_state())
 
 
-def _right(model: Gap, answer: Any, asked: Mapping[str, Any]) -> None:
-    """Grad-CAM with plain means is a linear combination of the head's rows; a plain target is what was asked for."""
+def _check_answer(model: Gap, answer: Any, question: Mapping[str, Any]) -> None:
+    """Check the targets, and compare Grad-CAM with plain means with its closed form from the head's rows."""
     target, references = answer.target, answer.references
     assert answer.signed.shape == (2, 8, 8) and bool(answer.signed.isfinite().all())
     assert bool(((answer.maps >= 0) & (answer.maps <= 1)).all())
     assert bool(((target >= 0) & (target < CLASSES)).all())
     assert not bool((references == target[:, None]).any())
-    if type(asked.get("target")) is int:
-        assert target.tolist() == [asked["target"]] * 2
+    if type(question.get("target")) is int:
+        assert target.tolist() == [question["target"]] * 2
     if (answer.method, answer.contrast.weights) != ("gradcam", "mean") or len(answer.seen) > 1:
         return
     strength = torch.as_tensor(answer.gamma, dtype=torch.float32).reshape(-1, 1).expand(2, 1)

@@ -1,8 +1,8 @@
-"""Bytes as the files that describe models and datasets: read, or refused in one line.
+"""Random bytes as files that describe models and datasets: they are read, or refused with a one-line error.
 
 python -m fuzz.files --seconds 60
 
-The first byte of the data chooses a door, the rest is the content of the file behind it.
+The first byte of the data selects a reader in `DOORS`; the rest is the content of its file.
 """
 
 from __future__ import annotations
@@ -186,18 +186,18 @@ DOORS: dict[str, Callable[[Path, bytes], Any]] = {
     "torch": lambda folder, content: _weights(folder, content, "pth"),
     "mat": _matlab,
 }
-"""What reads the content, or gives the string of the dataset that the content belongs to."""
+"""Functions that read the content, or return the string of the dataset that the content belongs to."""
 
 _NAMES = list(DOORS)
 
 
 def named(door: str, content: bytes) -> bytes:
-    """The data that stands for a content behind a door."""
+    """The data that gives a content to the reader `door`."""
     return bytes([_NAMES.index(door)]) + content
 
 
 def check(data: bytes) -> None:
-    """Raises whatever breaks the promise."""
+    """Read the data. Raises an error if the promise is broken."""
     from finercam.errors import FinerCAMError
 
     if not data:
@@ -212,7 +212,7 @@ def check(data: bytes) -> None:
 
 
 def _opened(text: str) -> Any:
-    """A dataset with all that can be asked of it; what belongs to one picture may be refused by itself."""
+    """Open a dataset and read its first pictures and annotations, which may be refused one by one."""
     from finercam.data import open_dataset
     from finercam.errors import FinerCAMError
 
@@ -220,9 +220,9 @@ def _opened(text: str) -> Any:
     str(dataset)
     for index in range(min(len(dataset), 4)):
         sample = dataset[index]
-        for look in (sample.open, sample.annotate):
+        for read in (sample.open, sample.annotate):
             try:
-                look()
+                read()
             except FinerCAMError as error:
                 one_line(error)
     return dataset

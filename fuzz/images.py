@@ -1,4 +1,4 @@
-"""Bytes as a picture: a whole RGB picture whose size was told before, or one line.
+"""Random bytes as a picture: an RGB picture of the size in its header, or a one-line error.
 
 python -m fuzz.images --seconds 60
 """
@@ -10,11 +10,11 @@ from fuzz.rules import one_line
 __all__ = ["LIMIT", "check"]
 
 LIMIT = 1 << 18
-"""Pixels allowed here: a quarter of a million, so that a header that lies costs no time."""
+"""Largest number of pixels, so that wrong headers cost little time."""
 
 
 def check(data: bytes) -> None:
-    """Raises whatever breaks the promise."""
+    """Read the data. Raises an error if the promise is broken."""
     from finercam.errors import FinerCAMError
     from finercam.images import Preprocess, image_size, read_image
 

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing by atheris in a process of its own, for a bounded time, from a seed."""
+"""Coverage-guided fuzzing by atheris in a separate process, for a limited time, from a seed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CHILD = "FINERCAM_FUZZ_CHILD"
 def main(
     name: str, check: Callable[[bytes], None], seeds: Callable[[], dict[str, bytes]], instrument: Sequence[str]
 ) -> None:
-    """Fuzz `check` from its seeds and regressions; each kind of finding is written once. Ends with exit status 1 if
-    there is one."""
-    parser = argparse.ArgumentParser(description=f"Fuzz {name} for a bounded time.")
+    """Fuzz `check` from its seeds and regressions and write each kind of finding once. The exit status is 1 if
+    there is a new finding."""
+    parser = argparse.ArgumentParser(description=f"Fuzz {name} for a limited time.")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1, help="same seed, same run, as far as the clock allows")
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="corpus and findings")
-    asked = parser.parse_args()
-    findings, corpus = asked.out / name / "findings", asked.out / name / "corpus"
+    options = parser.parse_args()
+    findings, corpus = options.out / name / "findings", options.out / name / "corpus"
     if os.environ.get(CHILD):
-        _fuzz(check, instrument, findings, corpus, asked.seconds, asked.seed)
+        _fuzz(check, instrument, findings, corpus, options.seconds, options.seed)
     for folder in (findings, corpus):
         folder.mkdir(parents=True, exist_ok=True)
     for known, data in seeds().items():
@@ -38,13 +38,13 @@ def main(
         (corpus / f"known-{file.name}").write_bytes(file.read_bytes())
     before = set(findings.iterdir())
     done = subprocess.run([sys.executable, "-m", f"fuzz.{name}", *sys.argv[1:]], env=os.environ | {CHILD: "1"})
-    found = sorted(set(findings.iterdir()) - before)
-    print(f"{name}: {len(found)} new findings in {findings}, {len(list(corpus.iterdir()))} inputs in the corpus")
-    sys.exit(1 if found or done.returncode else 0)
+    new = sorted(set(findings.iterdir()) - before)
+    print(f"{name}: {len(new)} new findings in {findings}, {len(list(corpus.iterdir()))} inputs in the corpus")
+    sys.exit(1 if new or done.returncode else 0)
 
 
 def signature(error: BaseException) -> str:
-    """What makes two findings the same: the kind of error, and the last line of finercam on its way."""
+    """The kind of a finding: the type of the error and the last line of finercam in its traceback."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "finercam" in frame.filename]
     last = own[-1] if own else traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}-{Path(last.filename).stem}-{last.name}-{last.lineno}"
@@ -62,7 +62,7 @@ def _fuzz(
 
     with atheris.instrument_imports(include=list(instrument)):
         importlib.import_module("finercam.explainer")
-        check(b"\0")  # what the target imports when it is first called
+        check(b"\0")  # the first call imports further modules
 
     def one(data: bytes) -> None:
         try:

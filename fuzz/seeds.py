@@ -1,4 +1,4 @@
-"""Small valid files to begin from: pictures of every format that is read, and every kind of annotation file."""
+"""Small valid files to start from: pictures of every supported format, and every kind of annotation file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["files", "pictures"]
 
 
 def pictures() -> dict[str, bytes]:
-    """Real files of a few hundred bytes by name, in every format and mode that `read_image` has a branch for."""
+    """Files of a few hundred bytes by name, in every format and mode that `read_image` treats separately."""
     colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8))
     grey16 = Image.fromarray(np.arange(63, dtype=np.uint16).reshape(7, 9) * 1000)
     exif = Image.Exif()
@@ -54,16 +54,23 @@ def pictures() -> dict[str, bytes]:
 
 
 def files() -> dict[str, bytes]:
-    """Valid annotation and model files by the name of the door that reads them, see `fuzz.files.DOORS`."""
+    """Valid annotation and model files by the name of their reader in `fuzz.files.DOORS`."""
     cnn = {"library": "builtin", "name": "cnn", "kwargs": {"num_classes": 2, "widths": [4, 4, 4, 8]}}
     config = {"format": "finercam-model", "version": 1, "architecture": cnn, "classes": ["wren", "robin"]}
     config |= {"preprocess": {"size": [8, 8], "mode": "crop", "mean": [0.5] * 3, "std": [1, 1, 1]}}
     accuracy = {"test": {"top1": 0.5, "top5": 1.0, "count": 8}}
-    told = {"backbone": "x", "pool": "avg", "dataset": "d", "accuracy": accuracy, "weight_decay": 0.1, "seed": 0}
+    provenance = {
+        "backbone": "x",
+        "pool": "avg",
+        "dataset": "d",
+        "accuracy": accuracy,
+        "weight_decay": 0.1,
+        "seed": 0,
+    }
     processor = {"size": {"shortest_edge": 8}, "do_center_crop": True, "crop_size": 8, "image_mean": [0.5] * 3}
     return {
         "config": json.dumps(config).encode(),
-        "probe": json.dumps(config | {"provenance": told}).encode(),
+        "probe": json.dumps(config | {"provenance": provenance}).encode(),
         "preprocess": json.dumps(config["preprocess"]).encode(),
         "processor": json.dumps(processor | {"image_std": [1, 1, 1], "rescale_factor": 0.1, "resample": 3}).encode(),
         "settings": b'{"seed": 0, "dataset": "d"}',

@@ -32,12 +32,12 @@ __all__ = ["RECIPES", "Recipe", "accuracy", "normed", "part_codes", "train", "wi
 SIZE = 128
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 FRESH = 1_000_000
-"""Added to the training seed: the seed of the pictures that accuracy is measured on."""
+"""Added to the training seed to get the seed of the pictures on which accuracy is measured."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained: AdamW, one cycle of the learning rate, cross entropy of the species."""
+    """The training of one model with AdamW, one cycle of the learning rate and cross entropy of the species."""
 
     layer: str
     """The layer whose `(N, C, h, w)` features or `(N, T, C)` tokens the linear head pools."""
@@ -167,7 +167,7 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def part_codes() -> np.ndarray:
-    """`(species, 1 + parts)` int64: one number per look of a part; species in which the part looks alike share it.
+    """`(species, 1 + parts)` int64: a number for each look of a part, the same for species with the same look.
 
     0 is the background. `part_codes()[label, picture.parts]` is a map of what is visible at each pixel.
     """

@@ -1,4 +1,4 @@
-"""Birds with random marks, described part by part, from which the two-tower model learns words.
+"""Birds with random marks and descriptions of their parts, from which the two-tower model learns words.
 
 All species of a genus share most marks, so pictures of species alone cannot teach whether "red crest" means the crest
 or the sky-blue bird below it. Hybrids have random marks and come in twins: the same scene with one mark changed.
@@ -53,7 +53,7 @@ STYLES: dict[str, dict[str, tuple[str, ...]]] = {
     "wing": {"plain": ("{} wing", "{} wings")},
     "legs": {"plain": ("{} legs",)},
 }
-"""How each style of a part is named; the first is the Fieldguide's own phrase."""
+"""The phrases for each style of a part; the first is that of the Fieldguide."""
 
 ANY_STYLE: dict[str, tuple[str, ...]] = {
     **{part: next(iter(styles.values())) for part, styles in STYLES.items() if len(styles) == 1},
@@ -62,7 +62,7 @@ ANY_STYLE: dict[str, tuple[str, ...]] = {
     "crest": ("{} crest",),
     "breast": ("{}-marked breast",),
 }
-"""Names of a part that leave its style open. Tails have none, since only plain tails have a single colour."""
+"""Names of a part without its style. Tails have none, because only plain tails have a single colour."""
 
 OPTIONAL = ("breast", "throat", "cheek", "crown", "rump", "epaulet", "wing_bar", "eye_ring", "crest")
 """The parts that a bird may lack."""
@@ -74,8 +74,8 @@ NOTHING = ("an empty perch", "a photo of an empty perch", "no bird")
 
 @dataclass(frozen=True)
 class Hybrid:
-    """What sits in a scene: a species-like bird or nothing; `label` if it is a species of the Fieldguide, `look` if
-    its genus's description holds (a place in `GENERA`), else -1."""
+    """The bird in a scene, or none. `label` is its species in the Fieldguide or -1; `look` is the index in `GENERA` of
+    the genus whose description fits it, or -1."""
 
     species: Species | None
     label: int = -1
@@ -143,7 +143,7 @@ def _colour(rng: np.random.Generator, unlike: list[str] | tuple[str, ...]) -> st
 
 @cache
 def near(one: str, other: str) -> bool:
-    """Whether two colours are so alike that either name describes both."""
+    """Whether two colours are so similar that either name describes both."""
     return one != other and float(np.abs(np.subtract(COLOURS[one], COLOURS[other])).max()) < 48
 
 
@@ -156,7 +156,7 @@ def paint_hybrid(seed: int, index: int, size: int = 128) -> Picture:
 
 
 def noun_phrase(part: str, style: str | None, colour: str, form: int = 0) -> str:
-    """How a mark is named, without article.
+    """The words for a mark, without an article.
 
     >>> noun_phrase("wing_bar", "two", "white"), noun_phrase("epaulet", None, "red", form=2)
     ('two white wing bars', 'red epaulets')

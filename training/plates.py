@@ -1,4 +1,4 @@
-"""Draws the plates of the Fieldguide: one page per genus, its species side by side, their differences marked and named.
+"""Draws the plates of the Fieldguide: a page per genus with its species side by side and their differences named.
 
 `python -m training.plates OUT` writes them.
 """
@@ -122,7 +122,7 @@ def _point_out(axes: Axes, label: int, part: str, size: int) -> None:
     mark = species.marks.get(part)
     if mark is not None:
         rows, columns = np.nonzero(paint(scene, size).parts == PARTS.index(part) + 1)
-        # The pixel nearest to the middle, since a ring or a row of streaks has nothing in its middle.
+        # The line ends at the pixel nearest to the centre, because the centre of a ring or of streaks is empty.
         nearest = np.argmin((columns - columns.mean()) ** 2 + (rows - rows.mean()) ** 2)
         x, y = (columns[nearest] + 0.5) / size, (rows[nearest] + 0.5) / size
     words = phrase(part, mark) if mark else LACKING.get(part, f"plain {part}")

@@ -40,14 +40,14 @@ from training.hybrids import (
 __all__ = ["Album", "Text", "contrastive_loss", "train", "zero_shot_accuracy"]
 
 CROP = 96
-"""Pixels of the squares cut from the pictures to learn from: little is lost but the sky, and half of the time saved."""
+"""Side of the square crops for training in pixels. They lose mostly sky and halve the time."""
 STRIDE = 4
-"""Pixels from one place of the image tower's grid to the next."""
+"""Distance in pixels between places of the image tower's grid."""
 SEEN = 6
-"""Fewer pixels of a part in sight than this, and nothing is said about it."""
+"""Smallest number of visible pixels for a description to mention a part."""
 ABSENT, ANY = -1, -2
 BARE, NOWHERE = -1, -2
-"""What is at a place that shows no named part: the rest of the bird, or no bird."""
+"""Marks of places that show no named part: the rest of the bird, or no bird."""
 BIRD, EMPTY = "bird", "empty"
 
 _STYLE = {(part, style): place for part in NAMED for place, style in enumerate(STYLES[part])}
@@ -57,7 +57,7 @@ _NEAR = np.array([[near(one, other) for other in COLOURS] for one in COLOURS])
 
 @dataclass(frozen=True)
 class Text:
-    """A description and what it claims: `(part, style, colour)` each, `ANY` where it does not say."""
+    """A description and its claims `(part, style, colour)`, with `ANY` for what it does not mention."""
 
     words: str
     claims: tuple[tuple[int, int, int], ...] = ()
@@ -66,7 +66,7 @@ class Text:
 
 
 class Album:
-    """What is on each of N pictures, as numbers: enough to tell whether a text is true of a picture."""
+    """The contents of N pictures as numbers, from which the truth of a text is computed."""
 
     def __init__(self, birds: list[Hybrid], seen: np.ndarray) -> None:
         self.birds = birds
@@ -82,9 +82,9 @@ class Album:
                 self.colours[row, column] = _COLOUR[mark.colour]
 
     def truth(self, texts: list[Text], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`(N, T)` bool each: whether a text is true of a picture, and whether that can be said at all.
+        """`(N, T)` bool each: whether a text is true of a picture, and whether that is known.
 
-        It cannot where the part is worn but hidden, or where its colour is nearly the one claimed.
+        It is not known if the part is hidden, or if its colour is close to the claimed one.
         """
         true = np.empty((len(rows), len(texts)), bool)
         known = np.ones_like(true)
@@ -105,14 +105,14 @@ class Album:
         return true, known
 
     def differing(self, row: int) -> list[int]:
-        """The parts in which a picture and its twin differ, of those that it wears."""
+        """The parts of a picture that differ from its twin."""
         twin = row ^ 1
         changed = (self.styles[row] != self.styles[twin]) | (self.colours[row] != self.colours[twin])
         return [part for part in np.flatnonzero(changed).tolist() if self.styles[row, part] != ABSENT]
 
 
 def texts_for(album: Album, rows: np.ndarray, rng: np.random.Generator) -> list[Text]:
-    """Descriptions for the pictures of one step: a part, several parts, and one that is false in one of them."""
+    """Descriptions for the pictures of a step: of one part, of several parts, and one with a wrong part."""
     texts = [Text(str(rng.choice(GENERAL))), Text(str(rng.choice(NOTHING)), of=EMPTY)]
     for row in rows.tolist():
         if not album.bird[row]:
@@ -178,17 +178,17 @@ def _false(album: Album, row: int, part: int, rng: np.random.Generator) -> Text:
 
 
 def contrastive_loss(logits: Tensor, true: Tensor, known: Tensor) -> Tensor:
-    """The two-sided contrastive loss where several texts are true of a picture, and several pictures of a text.
+    """The symmetric contrastive loss for pictures with several true texts and texts that are true of several pictures.
 
-    `logits`, `true`, `known` are `(N, T)`. Each true pair is held against the false ones of its row, and against those
-    of its column: CLIP's cross entropy (Radford et al., ICML 2021), the other true pairs left out of the sum.
+    `logits`, `true`, `known` are `(N, T)`. Each true pair is compared with the false pairs of its row, and with those
+    of its column. This is CLIP's cross entropy (Radford et al., ICML 2021) without the other true pairs in the sum.
 
     >>> import torch
     >>> pairs = torch.eye(2, dtype=torch.bool)
     >>> round(contrastive_loss(torch.zeros(2, 2), pairs, torch.ones(2, 2, dtype=torch.bool)).item(), 4)
     0.6931
     """
-    false = logits.masked_fill(true | ~known, -1e4)  # not -inf, whose sum has no gradient
+    false = logits.masked_fill(true | ~known, -1e4)  # -inf would have no gradient
     pairs = true & known
     by_picture = F.softplus(torch.logsumexp(false, 1, keepdim=True) - logits)[pairs]
     by_text = F.softplus(torch.logsumexp(false, 0, keepdim=True) - logits)[pairs]
@@ -271,7 +271,7 @@ def _picture(seed: int, index: int) -> np.ndarray:
 
 
 def cut(seed: int, index: int, picture: np.ndarray) -> np.ndarray:
-    """A square of a picture `(H, W, …)`, anywhere in it, the same for twins."""
+    """A square crop of a picture `(H, W, …)` at a random position, which is the same for twins."""
     row, column = np.random.default_rng((seed, index // 2, 5)).integers(SIZE - CROP + 1, size=2).tolist()
     return picture[row : row + CROP, column : column + CROP]
 
@@ -320,10 +320,10 @@ def fit(
             chosen = drawn_places(there, rng)
             features = maps.permute(0, 2, 3, 1).flatten(0, 2)[torch.from_numpy(chosen)].float()
             each = F.normalize(model.visual.projection(features), dim=-1)
-            told = place_truth(
+            truth = place_truth(
                 texts, there.ravel()[chosen], true[chosen // there[0].size], known[chosen // there[0].size]
             )
-            losses[1] = contrastive_loss(scale * each @ described.T, *told)
+            losses[1] = contrastive_loss(scale * each @ described.T, *truth)
         optimizer.zero_grad()
         (losses[0] + places * losses[1]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -349,18 +349,18 @@ def drawn_places(parts: np.ndarray, rng: np.random.Generator, named: int = 36, o
 
 
 def place_truth(texts: list[Text], part: np.ndarray, true: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Which texts are true of places with these parts `(R,)`, and which can be said; of their pictures `(R, T)`.
+    """Whether texts are true of places with these parts `(R,)`, and whether that is known, `(R, T)` each.
 
-    A text about one part is true where that part is, the general one wherever there is a bird, and both are false of
-    all other places; the others do not speak of places.
+    `true` and `known` `(R, T)` are those of the pictures. A text about one part is true at places of that part, and the
+    general text at places of the bird; elsewhere both are false. For other texts the truth at a place is not known.
     """
     about = [text.claims[0][0] if len(text.claims) == 1 and text.look == ANY else ABSENT for text in texts]
     general = torch.tensor([text.of == BIRD and not text.claims and text.look == ANY for text in texts])
     single = torch.tensor(about) != ABSENT
     at = torch.from_numpy(part.astype(np.int64))[:, None]
     here = torch.where(general, at != NOWHERE, at == torch.tensor(about))
-    told = single | general
-    return true & here & told, told & (known | ~here)
+    local = single | general
+    return true & here & local, local & (known | ~here)
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -372,7 +372,7 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 
 def zero_shot_accuracy(model: TwoTower, seed: int, count: int) -> tuple[float, float, float]:
-    """Share of Fieldguide pictures whose own species' caption, of all, scores best; with its 95 % Wilson interval."""
+    """Share of Fieldguide pictures for which the caption of their species scores best, with its 95 % Wilson interval."""
     birds = Fieldguide(count, seed, SIZE)
     tokens = model.tokenize([caption(label) for label in range(len(SPECIES))])
     hits = 0
