@@ -124,10 +124,8 @@ def probe(
     The weight decay with the lowest loss on `val` is chosen. Without `val` it is chosen on a share of the training
     pictures, and the head is then fitted to all of them. Of several backbones (see `poolings`) the one with the lowest
     loss is used. `training` are the fields of `Training`. Classes of `val` and `test` are matched to those of `train`
-    by name. `progress` is called with the split, the number of pictures that were just done, and their total. The
-    result depends only on the seed.
-
-    Raises FinerCAMError for datasets whose classes do not match, and if there is nothing to train on.
+    by name. `progress` is called with the split, the number of pictures just done, and their total. Everything is
+    seeded. Raises FinerCAMError for datasets whose classes do not match, and if there is nothing to train on.
 
     >>> from finercam.data import open_dataset
     >>> from finercam.models.backbone import load_backbone
