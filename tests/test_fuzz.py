@@ -1,4 +1,4 @@
-"""A few drawn inputs of what `fuzz/` tries for hours, and all that it has found: `tests/regressions/`."""
+"""A few random inputs of the fuzzing targets, and all earlier findings in `tests/regressions/`."""
 
 from __future__ import annotations
 

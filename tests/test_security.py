@@ -148,7 +148,7 @@ def test_a_poisoned_cache_of_torchvision(how: str, mark: Path, offline: Path) ->
 
 @pytest.mark.slow
 def test_a_folder_of_transformers(mark: Path, tmp_path: Path, offline: Path) -> None:
-    """Neither pickled weights nor code that the configuration names; nor is anybody asked whether it may run."""
+    """Pickled weights and code that the configuration names are refused, without a prompt."""
     folder = tmp_path / "hf"
     poisoned(folder / "pytorch_model.bin", mark, "zip")
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": 16}))
@@ -165,7 +165,7 @@ def test_a_folder_of_transformers(mark: Path, tmp_path: Path, offline: Path) -> 
 
 
 def test_a_poisoned_cache_of_features(mark: Path, tmp_path: Path) -> None:
-    """Shards that are no safetensors, of another width, or not finite are passed over, and the features made anew."""
+    """Shards that are no safetensors, have another width or are not finite are skipped and computed again."""
     from finercam.probe.features import extract
 
     for name, colour in (("wren", 40), ("robin", 200)):

@@ -246,7 +246,7 @@ def test_channels_last_feature_maps(pictures, toys):
 
 
 def test_the_callers_buffer_may_be_refilled(toys, pictures):
-    """A loader that writes the next batch into the same tensor must not change what is asked later."""
+    """A loader that writes the next batch into the same tensor must not change later answers."""
     model, buffer = toys.gap(), pictures(2)
     answer = FinerCAM(model, layer="features", keep="contrast")(buffer, 0, [1, 2])
     expected = FinerCAM(model, layer="features")(pictures(2), 0, 3)

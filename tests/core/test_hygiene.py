@@ -42,7 +42,7 @@ def assert_same(before: dict, after: dict) -> None:
 
 
 def mixed(model: nn.Module) -> nn.Module:
-    """Partly in train mode, partly frozen, with gradients of its own."""
+    """A model that is partly in train mode, partly frozen, and has gradients."""
     model.train()
     model.stage2.eval()
     model.head.weight.requires_grad_(False)
@@ -242,7 +242,7 @@ def test_a_backbone_under_no_grad_inside_the_model(toys, pictures):
 
 
 class Fails(nn.Module):
-    """Raises when told to."""
+    """A module that raises on request."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ def test_smoothing_is_the_mean_of_the_views_answers(toys, pictures):
 @pytest.mark.parametrize("weights", ["mean", "probability", "orthogonal", "released"])
 @pytest.mark.parametrize("keep", ["contrast", "references"])
 def test_all_views_are_asked_the_same_question(toys, pictures, weights, keep):
-    """The logits of a view differ from the image's; its references must not be weighted anew."""
+    """The logits of a view differ from the image's; its references must keep their weights."""
     explain = FinerCAM(toys.cnn(), layer="stage1", weights=weights, smooth=("flip", "scale"), keep=keep)
     answer = explain(pictures(2))
     for view, evidence in answer.seen:

@@ -166,7 +166,7 @@ def test_a_reader_writes_its_rows_with_maps_on_the_annotated_regions(kind, reque
 
 @pytest.mark.parametrize("kind", ["birds525", "cars", "funnybirds without part maps"])
 def test_a_dataset_without_regions_says_so_in_its_rows(kind, request, tmp_path):
-    """The other metrics are there; localisation asked for by its own name is refused before any work."""
+    """The other metrics are computed; an explicit request for localisation is refused before any work."""
     word = kind.split()[0]
     root = request.getfixturevalue({"cars": "cars_by_class_tree"}.get(word, f"{word}_tree"))
     if word == "funnybirds":

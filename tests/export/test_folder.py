@@ -1,4 +1,4 @@
-"""Explanations as files: whole, safe, readable without pickles, and saying what was asked."""
+"""Explanations as files: complete, safe, readable without pickle, and with the question that they answer."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def masks() -> torch.Tensor:
 
 
 class FixedMap:
-    """What torch-cam's metric needs of an extractor, giving the maps it is told to."""
+    """The interface of an extractor that torch-cam's metric needs, with given maps."""
 
     def __init__(self, model, maps):
         self.model, self.maps = model, maps

@@ -44,7 +44,7 @@ def test_a_missing_rival_is_nan_and_spoils_no_other(model, images, maps, target,
 
 
 def test_rd_flatters_the_map_made_against_the_rival_it_is_measured_with():
-    """The trap: each of two maps wins at its own rival, so RD must be told for a held-out one too."""
+    """Each of two maps is better for the rival that it was made with, so RD needs a held-out rival too."""
 
     def scores(x):  # classes 1 and 2 share a different pixel each with class 0
         a, b, c, _ = x.mean(1).flatten(1).unbind(1)

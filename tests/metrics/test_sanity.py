@@ -113,7 +113,7 @@ def assert_same(model, before):
 
 
 class Odd(nn.Module):
-    """A parameter of its own, and no way to reset it; a buffer that a reset would change."""
+    """A module with a parameter but no `reset_parameters`, and with a buffer that a reset would change."""
 
     def __init__(self):
         super().__init__()

@@ -460,7 +460,7 @@ def test_open_clip_without_patch_mean_says_so(toys: Any) -> None:
 
 @torch.no_grad()
 def test_open_clip_towers_made_by_timm(toys: Any, pictures: Any) -> None:
-    """SigLIP's and EVA's way: a timm trunk and open_clip's projection; other sizes once the trunk is told so."""
+    """A model as SigLIP and EVA: a timm trunk with open_clip's projection; the trunk can be set to other sizes."""
     visual = toys.seeded(TimmModel("vit_tiny_patch16_224", 24, 224, pool="token", proj="linear"))
     square = pictures(1, 224)
     published = visual(square)

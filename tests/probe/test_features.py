@@ -48,7 +48,7 @@ def test_features_are_the_backbones_and_come_from_the_cache_afterwards(
 
 
 def test_the_key_is_the_content(backbone: Backbone, pictures_of: Writer, tmp_path: Path) -> None:
-    """Renamed and re-encoded pictures are known; a picture that changed under its name is made anew."""
+    """Renamed and re-encoded pictures are found in the cache; a changed picture is computed again."""
     folder = pictures_of(tmp_path / "data", 3)
     extract(open_dataset(f"folder:{folder}"), backbone, tmp_path / "cache")
     (folder / "blue" / "000.png").rename(folder / "blue" / "zzz.png")

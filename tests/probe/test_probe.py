@@ -75,7 +75,7 @@ def test_same_seed_same_head(backbone: Backbone, pictures_of: Writer, tmp_path: 
 
 
 def test_splits_do_not_leak(backbone: Backbone, pictures_of: Writer, tmp_path: Path) -> None:
-    """A test share is set aside and named; with `val` given, training keeps all of its own."""
+    """A test share is held out and named; with `val`, all other pictures are used for training."""
     train = open_dataset(f"folder:{pictures_of(tmp_path / 'train', 10)}")
     shared = probe(train, backbone, cache=tmp_path / "cache", test_share=0.3)
     assert {split: row["count"] for split, row in shared.accuracy.items()} == {"train": 21, "val": 3 * 1, "test": 9}
@@ -89,7 +89,7 @@ def test_splits_do_not_leak(backbone: Backbone, pictures_of: Writer, tmp_path: P
 
 
 def test_classes_are_matched_by_name(backbone: Backbone, pictures_of: Writer, tmp_path: Path) -> None:
-    """A test set with fewer classes has other labels for them; one with a class of its own is refused."""
+    """A test set with fewer classes has different label numbers; one with an additional class is refused."""
     train = open_dataset(f"folder:{pictures_of(tmp_path / 'train', 6)}")
     fewer = open_dataset(f"folder:{pictures_of(tmp_path / 'fewer', 3, 1, ('green', 'red'))}")
     result = probe(train, backbone, test=fewer, cache=tmp_path / "cache")

@@ -79,7 +79,7 @@ def file(answer, tmp_path_factory):
 
 
 def frame(page):
-    """Wait until what was asked for is drawn."""
+    """Wait until the page has drawn its state."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 

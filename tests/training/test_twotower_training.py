@@ -1,4 +1,4 @@
-"""What the two-tower model is told in training: which places a text is true of, which are drawn, how pictures are cut."""
+"""The training data of the two-tower model: truth of texts at places, drawn places, and crops of pictures."""
 
 from __future__ import annotations
 
