@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from finercam.core.capture import guest
+from finercam.core.capture import guest, run_model
 from finercam.core.grid import Layout, find_layout
-from finercam.core.head import find_head, head_rows
+from finercam.core.head import find_heads, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
 from finercam.core.logits import Readout, Scores, ending
 from finercam.core.stages import Stages, find_stages, stage_count
@@ -189,10 +189,13 @@ class Classifier:
     def _find_layout(self, activation: Tensor, images: Tensor, module: nn.Module) -> Layout:
         return find_layout(activation.shape, images.shape, self.model, self.layout, module)
 
-    def _linear_head(self, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
+    def _linear_head(self, num_classes: int, source: Source | None = None) -> tuple[Tensor, Tensor | None] | None:
         if self._head is None or self._head[0] != num_classes:
             with guest(self.model):  # reading a spectrally normalised weight in train mode would change buffers
-                self._head = (num_classes, find_head(self.model, num_classes))
+                heads = find_heads(self.model, num_classes)
+            if len(heads) > 1 and source is not None:
+                heads = [head for head in heads if _gives_logits(head, source)] or heads
+            self._head = (num_classes, next(iter(heads), None))
         head = self._head[1]
         if head is None:
             return None
@@ -206,10 +209,25 @@ class Classifier:
         """
         if self._averages is False:
             return source
-        rows = source.averaging(self._linear_head(source.logits.shape[1]))
+        rows = source.averaging(self._linear_head(source.logits.shape[1], source))
         if rows is not None and self._averages is None:
             self._averages = source.gradients_match(rows)
         return replace(source, averaged=rows) if rows is not None and self._averages else source
+
+
+def _gives_logits(head: nn.Module, source: Source) -> bool:
+    """Whether what a module gives for the first image are its logits: models may have several heads of one size."""
+    given: list[Tensor] = []
+    with guest(source.model):
+        handle = head.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+        try:
+            logits = run_model(source.model, source.images[:1], source.readout.repeated(0, 1))
+        except FinerCAMError:  # a scores= that reads no image alone
+            return False
+        finally:
+            handle.remove()
+    flat = [output.flatten(1) for output in given if isinstance(output, Tensor)]
+    return any(output.shape == logits.shape and torch.allclose(output, logits, rtol=1e-3) for output in flat)
 
 
 def _version(images: Tensor) -> int:

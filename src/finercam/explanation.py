@@ -217,7 +217,8 @@ class Explanation:
         if target is None and against is None:
             return self.target, own
         num_classes = self.logits.shape[1]
-        question = self.question.changed(target=self.target if target is None else target, against=against)
+        own_target = self.target if target is None else target
+        question = self.question.changed(target=own_target, against=against, gamma=self.gamma)
         bound = question.bind(len(self), num_classes, self.class_names)
         if against is None and bound.target is not None and torch.equal(bound.target, self.target):
             return self.target, own

@@ -137,9 +137,8 @@ def _released_terms(logits: Tensor, contrast: Contrast) -> tuple[Tensor, Tensor]
     """The two terms of z, which is linear in gamma, from its gradients at gamma = 0 and gamma = 1."""
     with torch.inference_mode(False), torch.enable_grad():
         y = logits.detach().clone().requires_grad_()
-        at = [
-            contrast_objective(y, contrast.target, contrast.references, gamma, "released").sum()
-            for gamma in (0.0, 1.0)
-        ]
+        # Copies, because autograd keeps no tensors that were made under the caller's inference mode.
+        target, references = contrast.target.clone(), contrast.references.clone()
+        at = [contrast_objective(y, target, references, gamma, "released").sum() for gamma in (0.0, 1.0)]
         speaks_for, both = (torch.autograd.grad(z, y, retain_graph=True)[0] for z in at)
     return speaks_for, speaks_for - both

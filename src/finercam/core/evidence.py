@@ -59,7 +59,7 @@ class Evidence:
         if contrast.weights == "orthogonal" and not self.has_channels:
             raise NotKept("weights='orthogonal' compare channels, and only maps were kept: use method='hirescam'")
         if contrast.weights == "orthogonal":
-            coefficients = [self._orthogonal(contrast, gradient) for gradient in self.gradients]
+            coefficients = [self._orthogonal(contrast, layer) for layer in range(len(self.gradients))]
         else:
             speaks_for, against = contrast_terms(self.logits, contrast)
             direction = speaks_for - contrast.gamma.to(speaks_for)[:, None] * against
@@ -117,8 +117,14 @@ class Evidence:
         q, r = torch.linalg.qr(kept.mT)
         return kept, length, torch.linalg.pinv(r, rtol=1e-12) @ q.mT
 
-    def _orthogonal(self, contrast: Contrast, gradient: Tensor) -> Tensor:
+    def _orthogonal(self, contrast: Contrast, layer: int) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
+        activation, gradient = self.activations[layer], self.gradients[layer]
+        if gradient.shape[2] == 1 or gradient.shape[3:] not in (activation.shape[2:], (1, 1)):
+            raise FinerCAMError(
+                "weights='orthogonal' projects the weights of several channels, which this method or layer does not "
+                "have; take weights='mean'"
+            )
         target = self.coefficients(one_hot(contrast.target, self.logits))
         if contrast.references.shape[1] == 0:
             return target

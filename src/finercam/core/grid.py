@@ -127,10 +127,28 @@ def _map_layout(
         # Both readings can fit when the sides are in proportion; real layers have more channels than rows.
         return (_fit(grid, size), -skew, hinted, channels)
 
+    channels = _declared_channels(layer)
+    if shape[1] in channels["nchw"] and shape[3] not in channels["nhwc"]:
+        return Layout("nchw", first)
+    if shape[3] in channels["nhwc"] and not channels["nchw"]:
+        return Layout("nhwc", last)
     channels_last = type(layer) is nn.LayerNorm or getattr(model, "output_fmt", None) == "NHWC"
     if preference(last, shape[3], channels_last) > preference(first, shape[1], False):
         return Layout("nhwc", last)
     return Layout("nchw", first)
+
+
+def _declared_channels(layer: nn.Module | None) -> dict[str, set[int]]:
+    """How many channels the parts of a layer give, of those that have them first and of those that have them last."""
+    found: dict[str, set[int]] = {"nchw": set(), "nhwc": set()}
+    for part in () if layer is None else layer.modules():
+        if isinstance(part, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
+            first = getattr(part, "out_channels", getattr(part, "num_features", getattr(part, "num_channels", 0)))
+            found["nchw"].add(int(first))
+        elif type(part) is nn.LayerNorm or isinstance(part, nn.Linear):
+            last = part.out_features if isinstance(part, nn.Linear) else part.normalized_shape[-1]
+            found["nhwc"].add(int(last))
+    return found
 
 
 def _token_layout(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from finercam.core.layers import unwrap
 
-__all__ = ["find_head", "head_rows", "linear_head"]
+__all__ = ["find_head", "find_heads", "head_rows", "linear_head"]
 
 
 def linear_head(model: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | None] | None:
@@ -25,15 +25,20 @@ def linear_head(model: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | No
 
 def find_head(model: nn.Module, num_classes: int) -> nn.Module | None:
     """The module that makes the K logits, or None; its rows are `head_rows(module, num_classes)`."""
+    return next(iter(find_heads(model, num_classes)), None)
+
+
+def find_heads(model: nn.Module, num_classes: int) -> list[nn.Module]:
+    """The modules that could make the K logits, the likeliest first."""
     model = unwrap(model)
     if _embeddings(model, num_classes) is not None:
-        return model
+        return [model]
     heads = {name: m for name, m in model.named_modules() if _rows(m, num_classes) is not None}
-    if not heads:
-        return None
     # Distilled and auxiliary heads sit beside the classifier proper, and may be defined after it.
-    main = {n: m for n, m in heads.items() if "dist" not in n.lower() and "aux" not in n.lower()}
-    return _declared_head(model, heads) or list((main or heads).values())[-1]
+    beside = [name for name in heads if "dist" in name.lower() or "aux" in name.lower()]
+    ordered = [*(n for n in reversed(heads) if n not in beside), *reversed(beside)]
+    declared = _declared_head(model, heads)
+    return ([] if declared is None else [declared]) + [heads[n] for n in ordered if heads[n] is not declared]
 
 
 def head_rows(head: nn.Module, num_classes: int) -> tuple[Tensor, Tensor | None] | None:

@@ -203,11 +203,11 @@ def _trace(model: nn.Module, images: Tensor, run: Run | None) -> tuple[list[_Vis
             order.append(visit)
 
     with ExitStack() as stack:
+        stack.enter_context(guest(model))  # first: no other thread may run the hooks
         for name, module in model.named_modules():
             hook = module.register_forward_pre_hook(lambda m, _, name=name: before(name, m))
             stack.callback(hook.remove)
             stack.callback(module.register_forward_hook(lambda m, _, out: after(m, out)).remove)
-        stack.enter_context(guest(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         try:

@@ -28,7 +28,8 @@ class View:
         if self.scale == 1.0:
             return images
         size = [max(1, round(side * self.scale)) for side in images.shape[-2:]]
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images  # not on all devices
+        return F.interpolate(wide, size=size, mode="bilinear", align_corners=False, antialias=True).to(images.dtype)
 
     def undo(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring a map `(N, h, w)` of the view back to the original's grid `size`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -45,6 +47,28 @@ def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None
     return found if float((output - logits).abs().amax()) <= CLOSE * largest else None
 
 
+class _Tracer(fx.Tracer):
+    """A tracer that lets the models of other threads run: torch.fx puts itself before every module of the process."""
+
+    def __init__(self, thread: int) -> None:
+        super().__init__()
+        self.thread = thread
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+_ONE_TRACE = threading.Lock()
+"""Two traces at once would put back each other's changes to all modules."""
+
+
 def _copied(model: nn.Module) -> nn.Module:
     """A copy of the modules with the same tensors, so that a traced forward writes to the copy only."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -52,7 +76,8 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _folded(model: nn.Module) -> nn.Module | None:
-    graph = fx.Tracer().trace(model)
+    with _ONE_TRACE:
+        graph = _Tracer(threading.get_ident()).trace(model)
     modules = dict(model.named_modules())
     count = 0
     for node in list(graph.nodes):

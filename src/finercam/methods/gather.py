@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam.core.capture import INPUT, exchanged, run_model
+from finercam.core.capture import INPUT, exchanged, guest, run_model
 from finercam.core.contrast import Contrast, one_hot
 from finercam.core.evidence import Evidence
 from finercam.core.pixels import gaussian, pixel_evidence
@@ -148,7 +148,10 @@ def _check_rows_are_independent(source: Source) -> None:
 
 def _quick(source: Source) -> Source:
     """The same source with a model that runs faster and gives the same logits, where there is one."""
-    quick = folded(source.model, source.images[:1], source.logits[:1]) if source.readout.scores is None else None
+    if source.readout.scores is not None:
+        return source
+    with guest(source.model):
+        quick = folded(source.model, source.images[:1], source.logits[:1])
     return source if quick is None else replace(source, model=quick)
 
 
@@ -226,7 +229,9 @@ class VariantRuns:
         return self._run(variants, self.image if self.once else self.image.expand(count, -1, -1, -1))
 
     def _run(self, variants: Tensor, images: Tensor) -> Tensor:
-        _, module = self.source.layers[self.layer]
-        with exchanged(module, variants):
-            readout = self.source.readout.repeated(self.sample, variants.shape[self.batch_axis])
+        name, module = self.source.layers[self.layer]
+        readout = self.source.readout.repeated(self.sample, variants.shape[self.batch_axis])
+        if name == INPUT:
+            return run_model(self.source.model, variants, readout)
+        with guest(self.source.model), exchanged(module, variants):  # no other thread may meet the exchange
             return run_model(self.source.model, images, readout)

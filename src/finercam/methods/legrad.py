@@ -43,7 +43,8 @@ def attention_gradients(source: Source, contrast: Contrast, directions: Tensor) 
     layout = find_layout(shape, source.images.shape, source.model)
     gradients = []
     for m, vector in enumerate(directions.to(logits).unbind(1)):
-        margin = (vector * logits).sum()
+        with torch.inference_mode(False), torch.enable_grad():
+            margin = (vector.clone() * logits).sum()
         found = torch.autograd.grad(margin, outs, retain_graph=m + 1 < directions.shape[1])
         gradients.append(torch.cat(found, 1).permute(0, 3, 1, 2))  # (N, d, H, T)
     joined = torch.cat([value.detach() for value in values], 1).permute(0, 3, 1, 2).flatten(1, 2)

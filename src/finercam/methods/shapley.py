@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,14 +17,17 @@ from finercam.methods.source import Source
 
 __all__ = ["curved_gradients"]
 
+_FUSED = threading.Lock()
+"""Which attention runs is a setting of the whole process: two threads would put back each other's change."""
+
 
 def curved_gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
     """`G − ½ H A` of each kept direction: gradient less half the Hessian times the activations (arXiv 2501.06261).
 
     Linear in the direction. The model runs once more, since fused attention cannot be differentiated twice.
     """
-    with sdpa_kernel(SDPBackend.MATH):
-        run = capture(source.model, source.layers, source.images, source.readout)
+    with _FUSED, sdpa_kernel(SDPBackend.MATH):
+        run = capture(source.model, source.layers, source.images, source.readout, through_relu=source.through_relu)
     found = []
     for vector in directions.to(run.logits).unbind(1):
         with torch.inference_mode(False), torch.enable_grad():

@@ -31,7 +31,8 @@ def noisy_gradients(source: Source, contrast: Contrast, directions: Tensor) -> E
     activations, gradients = [], []
     for _ in range(COPIES):
         noise = torch.randn(source.images.shape[1:], generator=generator).to(source.images)
-        run = capture(source.model, source.layers, source.images + spread * noise, source.readout)
+        noisy = source.images + spread * noise
+        run = capture(source.model, source.layers, noisy, source.readout, through_relu=source.through_relu)
         activations.append(source.to_maps(tuple(activation.detach() for activation in run.activations)))
         found = [source.to_maps(gradient) for gradient in run.gradients(directions)]
         gradients.append([torch.stack(of_layer, 1) for of_layer in zip(*found, strict=True)])
