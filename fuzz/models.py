@@ -234,9 +234,9 @@ class Drawn:
         """The layers that may be found."""
         if self.kind.startswith("vit"):
             return [(f"blocks.{len(self.model.blocks) - 1}.norm1",)]
-        # With scores=, maps with as many channels as there are classes are taken for maps of class scores.
-        alike = self.scores is not None and self.model.trunk.width == self.classes
-        return [("trunk",), ("trunk.stem",)] if alike else [("trunk",)]
+        # With scores=, maps with as many channels as there are classes are taken for maps of class scores, and maps
+        # whose zeros leave the first image's logits as they are (a ReLU without output) are passed over.
+        return [("trunk",)] if self.scores is None else [("trunk",), ("trunk.stem",)]
 
 
 def _draw_dense(random: Random, classes: int, ending: str) -> Drawn:

@@ -138,7 +138,9 @@ def capture(
             stack.enter_context(plain_for_modules(model))
         for name, module in layers:
             if name == INPUT:
-                kept[INPUT] = images.detach().requires_grad_()
+                # A view that was made under the caller's inference mode takes no gradient.
+                images = images.clone() if images.is_inference() else images.detach()
+                kept[INPUT] = images.requires_grad_()
                 images = kept[INPUT].clone()
             else:
                 stack.callback(module.register_forward_hook(keep(name)).remove)

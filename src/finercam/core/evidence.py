@@ -104,6 +104,16 @@ class Evidence:
                 f"classes {classes[:5]} of sample {sample} were not kept: explain again, with keep='references' or "
                 "keep=[ids] for questions to come, or with keep_images=True to let ask() run the model"
             )
+        # Nearly parallel directions ("released") span others only by large differences, full of rounding errors.
+        largest = max(10.0, 1e-4 / torch.finfo(self.gradients[0].dtype).eps) * torch.linalg.vector_norm(
+            direction, dim=1
+        )
+        amplified = (torch.linalg.vector_norm(found.squeeze(2), dim=1) > largest) & ~same.any(dim=1)
+        if amplified.any():
+            raise NotKept(
+                f"the question about sample {int(amplified.nonzero()[0])} follows from what was kept only up to large "
+                "rounding errors: explain again, or with keep_images=True to let ask() run the model"
+            )
         return torch.where(same.any(dim=1, keepdim=True), first.to(kept), (found / length).squeeze(2))
 
     @cached_property
