@@ -92,6 +92,8 @@ def signed(model: nn.Module, image: Tensor, question: Question, y: Tensor, read:
             seen = F.interpolate(seen.double(), size, mode="bilinear", align_corners=False, antialias=True).to(image)
         of_layers = _of_layers(model, seen, question, v, lambda output, look=look: read(output, look))
         one = _fused(of_layers, question.fusion)
+        if len(of_layers) > 1 and len(question.looks) > 1 and one.any():  # fused maps have no common scale
+            one = one / one.abs().max()
         one = one.flip(-1) if look.flip else one
         maps.append(one if not maps else _resized(one, tuple(maps[0].shape)))
     return torch.stack(maps).mean(0)
@@ -119,7 +121,8 @@ def _fused(maps: list[Tensor], fusion: str) -> Tensor:
     both, neither = torch.ones(size, dtype=large[0].dtype), torch.ones(size, dtype=large[0].dtype)
     for one in large:
         both, neither = both * one.clamp(min=0), neither * (-one).clamp(min=0)
-    return both - neither
+    product = both - neither
+    return product if fusion == "product" else product.sign() * product.abs() ** (1 / len(large))
 
 
 # --- where evidence comes from

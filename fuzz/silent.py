@@ -35,6 +35,8 @@ from fuzz.rules import one_line
 __all__ = ["Case", "Result", "hunt", "run_case"]
 
 TEXT = ("value-attention", "self-attention", "grad-eclip")
+NO_REFERENCE = ("finecam",)
+"""Methods that `fuzz.reference` does not know."""
 NOT_FOR_PIXELS = ("ablationcam", "reciprocam", "shapleycam", "smoothgradcam++")
 """Methods that are not compared with the images as a layer: a run for each pixel, or no formula in the docs."""
 BASE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -106,7 +108,9 @@ def draw_case(seed: int, number: int) -> Case:
     drawn = draw_model(draw, kind)
     dtype = draw.choice([torch.float32, torch.float32, torch.float32, torch.float64, torch.bfloat16])
     drawn.model.to(dtype).train(draw.random() < 0.4)
-    method = draw.choice([m for m in methods.names() if m not in TEXT or draw.random() < 0.1])
+    method = draw.choice(
+        [m for m in methods.names() if m not in NO_REFERENCE and (m not in TEXT or draw.random() < 0.1)]
+    )
     if kind.startswith("vit") and draw.random() < 0.1:
         method = "legrad"
     count, threads = draw.choice([1, 2, 3, 4]), 4 if draw.random() < 0.06 else 1
@@ -131,7 +135,7 @@ def _draw_build(draw: Random, drawn: Drawn, method: str) -> dict[str, Any]:
         build["layer"] = draw.choice(drawn.layers)
         if draw.random() < 0.25:
             build["layer"] = draw.sample(drawn.layers, 2)
-            build["fusion"] = draw.choice(["mean", "product"])
+            build["fusion"] = draw.choice(["mean", "product", "geometric"])
         elif draw.random() < 0.08 and method not in NOT_FOR_PIXELS:
             build["layer"] = "input"
     build["gamma"] = draw.choice([0.0, 0.6, 1.0, 1.79, round(draw.uniform(0, 2), 3)])
@@ -178,7 +182,9 @@ def _draw_again(draw: Random, drawn: Drawn, count: int, method: str) -> dict[str
         ask["weights"] = draw.choice(["mean", "probability", "orthogonal", "released"])
     if draw.random() < 0.3:
         same = ["gradcam", "hirescam", "layercam", "eigengradcam", "xgradcam", "gradcam++", "gradcam-elementwise"]
-        ask["method"] = draw.choice(same if draw.random() < 0.7 else [m for m in methods.names() if m not in TEXT])
+        ask["method"] = draw.choice(
+            same if draw.random() < 0.7 else [m for m in methods.names() if m not in (*TEXT, *NO_REFERENCE)]
+        )
     again["ask"] = ask
     return again
 
