@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).parents[1] / "src" / "finercam"
-LINES = 24_450
+LINES = 24_550
 """Lines of Python in the package."""
 LONGEST, USUAL, SHARE = 60, 22, 0.9
 """Lines of the longest function, and lines that most functions do not exceed.
