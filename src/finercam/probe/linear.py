@@ -42,7 +42,9 @@ class Sweep:
     @property
     def validation(self) -> tuple[float, float]:
         """Top-1 and loss of the chosen decay on the validation data; NaN if there was no choice."""
-        return next(((top1, loss) for decay, top1, loss in self.tried if decay == self.weight_decay), (math.nan,) * 2)
+        return next(
+            ((top1, loss) for decay, top1, loss in self.tried if decay == self.weight_decay), (math.nan, math.nan)
+        )
 
 
 def fit(
