@@ -60,12 +60,12 @@ def explained(model, tmp_path_factory):
     """`explained(photo, against, size, gamma)`: entry of the index, and the maps."""
     done: dict[tuple, tuple] = {}
 
-    def one(photo: str, against: str, size: int, gamma: float):
-        key = (photo, against, size, gamma)
+    def one(photo: str, against: str, size: int, gamma: float, preset: str = "measured"):
+        key = (photo, against, size, gamma, preset)
         if key not in done:
             out = tmp_path_factory.mktemp("out")
             asked = ["explain", BIRDS / "images" / f"{photo}.jpg", "--model", model, "--against", against]
-            asked += ["--size", size, "--gamma", gamma, "--out", out]
+            asked += ["--size", size, "--gamma", gamma, "--preset", preset, "--out", out]
             ran = CliRunner().invoke(app, [str(argument) for argument in asked])
             assert ran.exit_code == 0, ran.output
             entry = json.loads((out / "explanations.json").read_text())["explanations"][0]
@@ -133,7 +133,9 @@ def test_the_reverse_question_points_elsewhere(model, tmp_path):
     grey = (128 / 255,) * 3
     prepare = Preprocess((448, 448), mode="squash", interpolation="bilinear", mean=grey, std=grey)
     photo = prepare(read_image(BIRDS / "images" / "black-capped_chickadee.jpg"))[None]
-    asked = FinerCAM(loaded.model, gamma=1.0, class_names=loaded.class_names)(photo, against=["Carolina Chickadee"])
+    asked = FinerCAM(loaded.model, "gradcam", gamma=1.0, class_names=loaded.class_names)(
+        photo, against=["Carolina Chickadee"]
+    )
     reverse = asked.reverse().maps[0].numpy()
     assert energy(reverse, CHICKADEE_TAIL) > 0.4 > energy(reverse, CHICKADEE_WING)
 
@@ -144,3 +146,12 @@ def test_at_the_models_own_size_a_cell_is_too_large_for_a_beak(explained):
     assert maps["signed"].shape == (7, 7)
     assert energy(maps["map"], BEAK) < 0.05
     assert energy(maps["map"], WING_BARS) > energy(maps["plain_map"], WING_BARS) + 0.03
+
+
+def test_with_nothing_said_the_grosbeaks_wing_bar_lights_at_the_models_own_size(explained):
+    """The plain last-layer map lies on the shoulder; the default finds the brown wing bars, as a bird guide does."""
+    _, plain = explained("blue_grosbeak", "Indigo Bunting", 224, 1.0)
+    _, maps = explained("blue_grosbeak", "Indigo Bunting", 224, 1.0, "fine")
+    assert maps["signed"].shape == (28, 28)
+    assert brightest_in(maps["map"], FOLDED_WING)
+    assert energy(maps["map"], FOLDED_WING) > 1.5 * energy(plain["plain_map"], FOLDED_WING)

@@ -106,7 +106,7 @@ def royal():
     """What Python says of the picture that the app begins with."""
     loaded = load_model("fieldguide/cnn")
     image = loaded.preprocess(Fieldguide(12, seed=4242).image(5))[None]
-    return FinerCAM(loaded.model, class_names=loaded.class_names, keep=49)(image)
+    return FinerCAM(loaded.model, "gradcam", class_names=loaded.class_names, keep=49)(image)
 
 
 def shows(page, text):

@@ -63,7 +63,7 @@ def hostile(tmp_path):
 
 
 def test_questions_equal_python_s_and_do_not_run_the_model(cnn, result, pixels, runs):
-    explain = FinerCAM(load_model("fieldguide/cnn").model, class_names=cnn.class_names)
+    explain = FinerCAM(load_model("fieldguide/cnn").model, "gradcam", class_names=cnn.class_names)
     offered = questions.rivals(result)
     assert len(offered) == 9 and result.target not in offered and result.against[0] in offered
     logits = result.answer.logits[0]
@@ -93,7 +93,7 @@ def test_questions_equal_python_s_and_do_not_run_the_model(cnn, result, pixels, 
 @pytest.mark.parametrize(("strategy", "count"), [("similar", 3), ("nearest", 2), ("all", 1)])
 def test_strategies_pick_as_python_s(cnn, result, pixels, strategy, count):
     found = questions.pick(result, strategy, count)
-    explain = FinerCAM(cnn.model, references=strategy, num_references=count)
+    explain = FinerCAM(cnn.model, "gradcam", references=strategy, num_references=count)
     assert found.against == explain(pixels).references[0].tolist()
     assert found.answer.strategy == strategy
     again = questions.ask(found, target=result.against[0])  # a new target has its rivals picked the same way

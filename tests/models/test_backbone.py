@@ -128,7 +128,7 @@ def test_layer_layout_and_gradient(name: str, toys: Any, pictures: Any) -> None:
     case = TRANSFORMERS[name]
     model = made(case, toys.seeded)
     images = pictures(1, case.size, dtype=torch.float64)
-    explain = FinerCAM(model, gamma=0.6)
+    explain = FinerCAM(model, gamma=0.6, preset="measured")
     answer = explain(images, target=2, against=[[0, 5]])
     layer = f"backbone.model.{case.layer}"
     assert explain.layers == (layer,)

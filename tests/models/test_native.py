@@ -131,7 +131,7 @@ def test_maps_have_the_shape_of_the_picture(name: str, tmp_path: Path) -> None:
         shrink = min(1, 130 / max(size))
         width, height = (-(-int(side * shrink) // multiple) * multiple for side in size)
         assert images.shape == (1, 3, height, width)
-        answer = FinerCAM(model, class_names=names)(images)
+        answer = FinerCAM(model, class_names=names, preset="measured")(images)
         assert answer.signed.shape == (1, height // stride, width // stride)
         assert answer.maps.shape[-2:] == (height, width)
         with torch.no_grad():
@@ -234,13 +234,22 @@ def test_the_commands_take_it(tmp_path: Path) -> None:
 
     for name, cell, long in (("vit", 8, 200), ("cnn", 4, 224)):
         out = tmp_path / name
-        run("explain", data / names[0] / "0.png", "--model", f"fieldguide/{name}?native", "--out", out)
+        run(
+            "explain",
+            data / names[0] / "0.png",
+            "--model",
+            f"fieldguide/{name}?native",
+            "--preset",
+            "measured",
+            "--out",
+            out,
+        )
         entry = json.loads((out / "explanations.json").read_text())["explanations"][0]
         assert entry["map_size"] == [long // cell, {200: 120, 224: 128}[long] // cell]
         with np.load(out / entry["files"]["maps"], allow_pickle=False) as maps:
             loaded = load_model(f"fieldguide/{name}")
             prepare = native_preprocess(loaded.preprocess, 1000, {"vit": 8, "cnn": 1}[name])
-            expected = FinerCAM(loaded.model)(prepare(photo(120, 200))[None])
+            expected = FinerCAM(loaded.model, preset="measured")(prepare(photo(120, 200))[None])
             np.testing.assert_allclose(maps["signed"], expected.signed[0].numpy(), atol=1e-6)
     assert load("fieldguide/vit?native", "cpu", 80).preprocess.max_side == 80
     out = tmp_path / "table"

@@ -120,7 +120,8 @@ def test_temporary_folders_of_killed_runs_are_removed(tmp_path, pictures_in, toy
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
 from finercam.cli import main
 from finercam.run.worker import Worker
 

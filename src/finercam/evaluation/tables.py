@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def write_summary(shards: Shards, plan: Plan, correct_only: bool) -> list[Line]:
     table_of_paper = paper_rows(lines, plan.settings)
     write_whole(shards.out / "paper.md", paper_markdown(table_of_paper, setting))
     write_whole(shards.out / "paper.csv", paper_csv(table_of_paper))
-    numbers = [{key: None if value != value else value for key, value in vars(line).items()} for line in lines]
+    numbers = [{key: _json_number(value) for key, value in vars(line).items()} for line in lines]
     found = {"setting": setting, "settings": plan.settings, "lines": numbers}
     write_whole(shards.out / "summary.json", json.dumps(found, indent=1, allow_nan=False))
     return lines
@@ -110,3 +111,8 @@ def headline(lines: Sequence[Line], most: int = 6) -> list[str]:
     """The few columns that a terminal shows."""
     names = {line.metric for line in lines}
     return [name for name in HEADLINE if name in names][:most]
+
+
+def _json_number(value: Any) -> Any:
+    """JSON has neither NaN nor infinity, which a ratio of means can be."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
