@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -194,7 +196,7 @@ class Classifier:
             with guest(self.model):  # reading a spectrally normalised weight in train mode would change buffers
                 heads = find_heads(self.model, num_classes)
             if len(heads) > 1 and source is not None:
-                heads = [head for head in heads if _gives_logits(head, source)] or heads
+                heads = _giving_logits(heads, source) or heads
             self._head = (num_classes, next(iter(heads), None))
         head = self._head[1]
         if head is None:
@@ -215,19 +217,26 @@ class Classifier:
         return replace(source, averaged=rows) if rows is not None and self._averages else source
 
 
-def _gives_logits(head: nn.Module, source: Source) -> bool:
-    """Whether what a module gives for the first image are its logits: models may have several heads of one size."""
-    given: list[Tensor] = []
-    with guest(source.model):
-        handle = head.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+def _giving_logits(heads: list[nn.Module], source: Source) -> list[nn.Module]:
+    """The modules whose output for the first image is its logits: a model may have several heads of one size."""
+    outputs: dict[nn.Module, Any] = {}
+
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs[module] = output
+
+    with guest(source.model), ExitStack() as stack:
+        for head in heads:
+            stack.callback(head.register_forward_hook(keep).remove)
         try:
             logits = run_model(source.model, source.images[:1], source.readout.repeated(0, 1))
         except FinerCAMError:  # a scores= that reads no image alone
-            return False
-        finally:
-            handle.remove()
-    flat = [output.flatten(1) for output in given if isinstance(output, Tensor)]
-    return any(output.shape == logits.shape and torch.allclose(output, logits, rtol=1e-3) for output in flat)
+            return []
+    flat = {head: output.flatten(1) for head, output in outputs.items() if isinstance(output, Tensor)}
+    return [
+        head
+        for head in heads
+        if head in flat and flat[head].shape == logits.shape and torch.allclose(flat[head], logits, rtol=1e-3)
+    ]
 
 
 def _version(images: Tensor) -> int:

@@ -143,8 +143,9 @@ def test_one_capture_serves_all_methods_and_contrasts(tmp_path, model):
     methods = ["gradcam", "layercam", "xgradcam", "hirescam"]
     asks = ["plain", "paper", "pair", "random", "all:3:1:probability"]
     evaluate(Squares(), model, tmp_path, methods, asks, ["contrastive"], batch_size=6)
-    # one for each of two batches, and one of a single picture to find the target layer
-    assert len(runs) == 3
+    # One for each of two batches, and two of a single picture: to find the target layer, and to see which of this
+    # model's two modules with three rows gives the logits.
+    assert len(runs) == 4
 
 
 def test_stopped_and_called_again_gives_the_rows_of_an_undisturbed_run(tmp_path, model):
