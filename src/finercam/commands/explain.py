@@ -215,12 +215,12 @@ class Job:
         logits = self.explainer.capture(images).logits[0].cpu()
         own, here = int(logits.argmax()), int(answer.logits[0].argmax())
         if own != here:
-            told = [
+            named = [
                 f"{label(which, answer.class_names)} ({percent(float(of.softmax(0)[which]))})"
                 for which, of in ((here, answer.logits[0].cpu().float()), (own, logits.float()))
             ]
             complain(
-                f"{photo.path}: at this --size the prediction is {told[0]}, at the model's own {told[1]}; --preset finest "
+                f"{photo.path}: at this --size the prediction is {named[0]}, at the model's own {named[1]}; --preset finest "
                 "looks closer and keeps the question"
             )
 
