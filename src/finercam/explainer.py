@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -263,9 +264,10 @@ class FinerCAM:
             return source
         try:
             return self.classifier.capture(view.apply(source.images), source.readout.samples, view, source.relevance)
-        except FinerCAMError:
+        except FinerCAMError as error:
             if "smooth" in self._given or view.scale < LARGER:
                 raise
+            warnings.warn(f"the preset's larger view is left out: {error}", stacklevel=4)
             self.views = tuple(one for one in self.views if one != view)
             return None
 
