@@ -122,6 +122,17 @@ class TestExplain:
         assert (entry["target"]["id"], [d["id"] for d in entry["references"]]) == (0, [1, 2])
         assert entry["strategy"] == "explicit"
 
+    def test_as_many_rivals_as_photos_are_rivals_of_each_photo(self, model, photos, tmp_path):
+        """The rivals of a command are for every photo, also where a batch has as many photos as rivals."""
+        files = [photos / "a.png", photos / "b.jpg"]
+        done = run("explain", *files, "-m", model, "-o", tmp_path, "--target", "WREN", "--against", 1, "--against", 2)
+        assert done.exit_code == 0, done.output
+        assert [[d["id"] for d in entry["references"]] for entry in index(tmp_path)] == [[1, 2], [1, 2]]
+        predicted = run(
+            "explain", *files, "-m", model, "-o", tmp_path / "p", "--against", NAMES[1], "--against", NAMES[2]
+        )
+        assert "can mean two things" not in predicted.output
+
     def test_size_gives_finer_maps(self, model, photos, tmp_path):
         for size in (32, 64):
             assert (

@@ -191,7 +191,7 @@ class Job:
         import torch
 
         try:
-            answer = self.explainer(torch.stack([photo.tensor for photo in batch]), **self.question)
+            answer = self.explainer(torch.stack([photo.tensor for photo in batch]), **self._question_of(len(batch)))
         except FinerCAMError as error:
             if len(batch) == 1:
                 yield batch[0], error
@@ -202,6 +202,11 @@ class Job:
         for photo, one in zip(batch, answer, strict=True):
             self._warn_of_size(photo, one)
             yield photo, one
+
+    def _question_of(self, count: int) -> dict[str, Any]:
+        """The question with the rivals of the command for each photo: a flat list could mean one for each."""
+        against = self.question["against"]
+        return self.question | {"against": None if against is None else [against] * count}
 
     def _warn_of_size(self, photo: Photo, answer: Explanation) -> None:
         """Say where the prediction is another one than at the model's own size."""
