@@ -49,7 +49,7 @@ REFUSALS = {
     "the patches do not reach the logits": "its patches do not reach the logits",
     "the logits do not depend on the layer": "the logits do not depend on it",
     "legrad needs fused attention": "no attention over all patches",
-    "what was not kept": "were not kept|large rounding errors|for one target|reads other evidence",
+    "what was not kept": "were not kept|the evidence is for targets|large rounding errors|for one target|reads other evidence",
     "scores= picks a place under a flip": "scores= picks places of the output",
     "scores= holds data of each image": "it seems to hold data of each",
     "scores= fits another number of images": "scores= failed on|expected one row each",
