@@ -169,7 +169,7 @@ def _draw_question(draw: Random, classes: int, count: int) -> dict[str, Any]:
 
 
 def _draw_again(draw: Random, drawn: Drawn, count: int, method: str) -> dict[str, Any]:
-    """What is asked of the answer: a slice of it, and another question, or the reverse or the plain one."""
+    """Further questions about the answer: a slice of it, another question, its reverse, or the plain one."""
     again: dict[str, Any] = {"slice": None, "how": draw.choice(["ask", "ask", "ask", "reverse", "plain"])}
     if count > 1 and draw.random() < 0.5:
         first = draw.randrange(count)
