@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+pytest_plugins = ["pytester"]
+
 EXPECTED_SKIPS = (
     "the bird classifier is not on this machine",
     "../shared/data/.* is not there",  # photographs and a model that are not part of the project

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,14 +14,6 @@ def test_skips(): pytest.skip({reason!r})
 """
 
 
-def run(folder: Path, reason: str, **environment: str) -> int:
-    (folder / "conftest.py").write_text(CONFTEST.read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "test_it.py").write_text(TESTS.format(reason=reason), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
-    return subprocess.run(command, cwd=folder, env=os.environ | environment, check=False).returncode
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "environment", "status"),
     [
@@ -34,5 +23,9 @@ def run(folder: Path, reason: str, **environment: str) -> int:
         ("no reason", {"STRICT_SKIPS": "0"}, 0),
     ],
 )
-def test_an_unexpected_skip_fails_a_strict_session(tmp_path, reason, environment, status):
-    assert run(tmp_path, reason, **environment) == status
+def test_an_unexpected_skip_fails_a_strict_session(pytester, monkeypatch, reason, environment, status):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    pytester.makeconftest(CONFTEST.read_text(encoding="utf-8"))
+    pytester.makepyfile(TESTS.format(reason=reason))
+    assert pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist").ret == status

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finercam._version import __version__ as __version__
+from finercam.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from finercam import methods, metrics
@@ -33,28 +33,23 @@ __all__ = [
     "references",
 ]
 
-_LAZY_IMPORTS = {
-    "Contrast": ("finercam.core.contrast", "Contrast"),
-    "Explanation": ("finercam.explanation", "Explanation"),
-    "FinerCAM": ("finercam.explainer", "FinerCAM"),
-    "FinerCAMError": ("finercam.errors", "FinerCAMError"),
-    "ZeroShotClassifier": ("finercam.zeroshot", "ZeroShotClassifier"),
-    "load_model": ("finercam.models", "load_model"),
-    "methods": ("finercam.methods", None),
-    "metrics": ("finercam.metrics", None),
-    "open_run": ("finercam.run", "open_run"),
-    "plot": ("finercam.view.plot", None),
-    "references": ("finercam.core.references", None),
-}
-"""Names that are imported when first used: `finercam --help` need not wait for torch, nor `import finercam`."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY_IMPORTS:
-        raise AttributeError(f"module 'finercam' has no attribute {name!r}")
-    module, attribute = _LAZY_IMPORTS[name]
-    loaded = importlib.import_module(module)
-    return loaded if attribute is None else getattr(loaded, attribute)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Contrast": "finercam.core.contrast:Contrast",
+        "Explanation": "finercam.explanation:Explanation",
+        "FinerCAM": "finercam.explainer:FinerCAM",
+        "FinerCAMError": "finercam.errors:FinerCAMError",
+        "ZeroShotClassifier": "finercam.zeroshot:ZeroShotClassifier",
+        "load_model": "finercam.models:load_model",
+        "methods": "finercam.methods",
+        "metrics": "finercam.metrics",
+        "open_run": "finercam.run:open_run",
+        "plot": "finercam.view.plot",
+        "references": "finercam.core.references",
+    },
+)
+"""`finercam --help` need not wait for torch, nor `import finercam`."""
 
 
 def __dir__() -> list[str]:

@@ -62,7 +62,7 @@ def test_built_in_vit_as_a_backbone(untrained: PatchViT, tmp_path: Path, picture
 @pytest.mark.slow
 def test_probe_is_as_good_as_the_trained_head(tmp_path: Path) -> None:
     """Within one point of the trained head on the same fresh pictures; its maps agree with the closed form."""
-    train, test = Fieldguide(700, seed=11), Fieldguide(300, seed=12)
+    train, test = Fieldguide(420, seed=11), Fieldguide(200, seed=12)
     backbone = load_backbone("fieldguide/vit")
     result = probe(train, backbone, tmp_path / "out", test=test, cache=tmp_path / "cache", batch_size=50)
     own = load_model("fieldguide/vit")

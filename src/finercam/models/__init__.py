@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from finercam.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from finercam.models.directory import load_directory, read_weights, save_directory
@@ -13,18 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadedModel", "load_directory", "load_model", "model_sources", "read_weights", "save_directory"]
 
-_LAZY_IMPORTS = {
-    "LoadedModel": "loaded",
-    "load_directory": "directory",
-    "load_model": "load",
-    "model_sources": "sources",
-    "read_weights": "directory",
-    "save_directory": "directory",
-}
-"""Names that are imported when first used: listing the sources of models need not wait for torch."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY_IMPORTS:
-        raise AttributeError(f"module 'finercam.models' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"finercam.models.{_LAZY_IMPORTS[name]}"), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "LoadedModel": "finercam.models.loaded:LoadedModel",
+        "load_directory": "finercam.models.directory:load_directory",
+        "load_model": "finercam.models.load:load_model",
+        "model_sources": "finercam.models.sources:model_sources",
+        "read_weights": "finercam.models.directory:read_weights",
+        "save_directory": "finercam.models.directory:save_directory",
+    },
+)
+"""Listing the sources of models need not wait for torch."""
