@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from finercam.errors import FinerCAMError
-from finercam.io import PARTIAL, content_hash, one_line, weights_hash, whole_file, write_whole
+from finercam.io import PARTIAL, content_hash, one_line, scratch_folder, weights_hash, whole_file, write_whole
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -56,6 +57,24 @@ def test_what_a_killed_program_leaves_can_be_recognised(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(PARTIAL)
+
+
+@pytest.mark.slow
+def test_the_temporary_folder_of_a_killed_program_is_removed_by_the_next(tmp_path):
+    code = (
+        "import os, pathlib, signal\nfrom finercam.io import scratch_folder\n"
+        f"with scratch_folder('mine-[1]-', pathlib.Path({str(tmp_path)!r})) as folder:\n"
+        "    (folder / 'x').write_text('half')\n    os.utime(folder, (1, 1))\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "mine-other").mkdir()
+    os.utime(tmp_path / "mine-other", (1, 1))
+    with scratch_folder("mine-[1]-", tmp_path) as first:
+        os.utime(first, (1, 1))
+        with scratch_folder("mine-[1]-", tmp_path) as second:  # the first one is held, so that it stays
+            assert {path.name for path in tmp_path.iterdir()} == {"mine-other", first.name, second.name}
+    assert not left.exists() and [path.name for path in tmp_path.iterdir()] == ["mine-other"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

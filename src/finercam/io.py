@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +16,30 @@ from uuid import uuid4
 
 from finercam.errors import FinerCAMError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PARTIAL", "content_hash", "one_line", "partial_path", "weights_hash", "whole_file", "write_whole"]
+__all__ = [
+    "PARTIAL",
+    "content_hash",
+    "locked",
+    "one_line",
+    "partial_path",
+    "scratch_folder",
+    "weights_hash",
+    "whole_file",
+    "write_whole",
+]
 
 PARTIAL = ".writing-"
 """The first letters of the names of unfinished files; a killed program may leave some behind."""
+FRESH = 60
+"""Seconds during which a temporary folder is not taken for one that a killed program left, as it may not be locked yet."""
 
 
 def partial_path(path: Path) -> Path:
@@ -69,6 +90,53 @@ def _flush(path: Path, flags: int = 0) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Whether this process holds the folder while the block runs; a process that is killed lets go of it.
+
+    Raises FinerCAMError if the folder's `.lock` cannot be written.
+    """
+    if fcntl is None:
+        yield True
+        return
+    lock = folder / ".lock"
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise FinerCAMError(f"{lock} cannot be written: {one_line(error)}") from error
+    try:
+        held = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        except OSError:  # a network file system without locks
+            pass
+        yield held
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def scratch_folder(prefix: str, place: Path | None = None) -> Iterator[Path]:
+    """A temporary folder, by default in the system's place for such; raises OSError if it cannot be made.
+
+    Those that killed programs of this user left behind under the prefix are removed first, where locks tell them.
+    """
+    place = place or Path(tempfile.gettempdir())
+    for left in place.glob(f"{escape(prefix)}*") if fcntl is not None else ():
+        with suppress(OSError, FinerCAMError):
+            status = left.lstat()
+            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if own and left.is_dir() and not left.is_symlink() and time.time() - status.st_mtime > FRESH:
+                with locked(left) as held:
+                    if held:
+                        shutil.rmtree(left)
+    made = tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
+    with made as folder, locked(Path(folder)):
+        yield Path(folder)
 
 
 def content_hash(*parts: str | bytes) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -245,6 +246,19 @@ def test_a_model_that_does_not_exist_stops_the_command_before_it_serves():
 
     with pytest.raises(FinerCAMError, match="nope/x"), serving(models=["nope/x"]):
         pass
+
+
+def test_files_of_a_killed_server_are_removed_by_the_next(tmp_path, monkeypatch):
+    from finercam.app.serve import SCRATCH, serving
+    from finercam.errors import FinerCAMError
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("killed", "new"):
+        (tmp_path / f"{SCRATCH}{name}" / "cache").mkdir(parents=True)
+    os.utime(tmp_path / f"{SCRATCH}killed", (1, 1))
+    with pytest.raises(FinerCAMError, match="nope/x"), serving(models=["nope/x"]):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SCRATCH}new"]
 
 
 def test_only_requests_under_its_own_name_are_answered(address):

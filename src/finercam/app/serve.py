@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -13,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finercam.errors import FinerCAMError
+from finercam.io import scratch_folder
 
 __all__ = ["OwnAddress", "is_local", "serving"]
 
+SCRATCH = "finercam-app-"
 SESSIONS = 32
 """Visitors whose pictures are kept at a time; a picture is at most 96 MB decoded."""
 
@@ -28,12 +29,12 @@ def serving(
 
     `models` are offered before the built-in ones and `photos` before the built-in pictures. Nothing is fetched from
     outside, reported to anyone or shared. Uploaded files are deleted once they are read, and all other files when the
-    server stops. Only requests that name this server's own address are answered, see `OwnAddress`.
+    server stops, or when the next one starts if it was killed. Only requests that name this server's own address are answered, see `OwnAddress`.
 
     Raises FinerCAMError where gradio is not installed, a model or photo cannot be read, or the port is in use.
     """
-    with tempfile.TemporaryDirectory(prefix="finercam-app-", ignore_cleanup_errors=True) as folder:
-        quiet = {"GRADIO_TEMP_DIR": str(Path(folder) / "cache"), "GRADIO_ANALYTICS_ENABLED": "False"}
+    with scratch_folder(SCRATCH) as folder:
+        quiet = {"GRADIO_TEMP_DIR": str(folder / "cache"), "GRADIO_ANALYTICS_ENABLED": "False"}
         quiet |= {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ALLOWED_PATHS": "", "GRADIO_ROOT_PATH": ""}
         with _environment(quiet):
             try:
@@ -46,7 +47,7 @@ def serving(
                 raise FinerCAMError("the web app needs gradio: pip install 'finercam[app]'") from None
             for model in models:
                 open_model(model)  # a wrong name is an error of the command, and not a page without an answer
-            page = Page(models, is_local(host), Path(folder), photos)
+            page = Page(models, is_local(host), folder, photos)
             try:
                 server, address, _ = page.blocks.queue(default_concurrency_limit=2, api_open=False).launch(
                     server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from finercam.core.layers import unwrap
 from finercam.errors import FinerCAMError
 from finercam.images import Preprocess
-from finercam.io import one_line
+from finercam.io import PARTIAL, one_line, scratch_folder
 from finercam.models.architectures import build_architecture, check_architecture
 from finercam.models.huggingface import config_names
 from finercam.models.loaded import LoadedModel
@@ -69,33 +67,27 @@ def save_directory(
     from safetensors.torch import save_model
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with scratch_folder(f"{PARTIAL}{target.name}-", target.parent) as scratch:
+        fresh = scratch / "new"
+        fresh.mkdir()
         (fresh / "config.json").write_text(text, encoding="utf-8")
         save_model(unwrap(model), str(fresh / WEIGHTS[0]))
-        # safetensors and mkdtemp make what only the owner can read; a folder and a file are as the umask says.
-        readable = (fresh / "config.json").stat().st_mode & 0o777
-        (fresh / WEIGHTS[0]).chmod(readable)
-        fresh.chmod(readable | (readable & 0o444) >> 2)
-        _replace(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        # safetensors makes a file that only the owner can read; this one is as the umask says.
+        (fresh / WEIGHTS[0]).chmod((fresh / "config.json").stat().st_mode & 0o777)
+        _replace(fresh, target, scratch / "old")
     return target
 
 
-def _replace(fresh: Path, target: Path) -> None:
+def _replace(fresh: Path, target: Path, old: Path) -> None:
     if not target.exists():
         fresh.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "model")
+    target.rename(old)
     try:
         fresh.rename(target)
     except OSError:
-        (old / "model").rename(target)
+        old.rename(target)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def is_directory(name: str) -> bool:

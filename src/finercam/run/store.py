@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from finercam.errors import FinerCAMError
-from finercam.io import PARTIAL, one_line, whole_file, write_whole
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
+from finercam.io import PARTIAL, locked, one_line, scratch_folder, whole_file, write_whole
 
 __all__ = ["Store", "storage_errors"]
 
-LOCK = ".lock"
 SCRATCH = "finercam-run-"
-FRESH = 60
-"""Seconds during which a temporary folder is not taken for one that a killed run left, as it may not be locked yet."""
 
 
 class Store:
@@ -71,8 +61,8 @@ class Store:
         """Hold the folder for one writer until the end, also of a killed one. A remote place has no lock."""
         with ExitStack() as stack:
             if self.folder is None:
-                self.scratch = stack.enter_context(_scratch_folder())
-            elif not stack.enter_context(_lock(self.folder)):
+                self.scratch = stack.enter_context(scratch_folder(SCRATCH))
+            elif not stack.enter_context(locked(self.folder)):
                 raise FinerCAMError(f"{self.place}: another run is writing here; wait until it ends, or stop it")
             yield
 
@@ -158,39 +148,3 @@ def storage_errors(place: str, done: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FinerCAMError(f"{place} cannot be {done}: {one_line(error)}") from error
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether this process holds the folder now; a process that is killed lets go of it."""
-    if fcntl is None:
-        yield True
-        return
-    with storage_errors(f"{folder}/{LOCK}", "written"):
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        held = True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held = False
-        except OSError:  # a network file system without locks
-            pass
-        yield held
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A temporary folder; those that killed runs of this user left behind are removed first."""
-    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        with suppress(OSError, FinerCAMError):
-            status = left.lstat()
-            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            if own and left.is_dir() and not left.is_symlink() and time.time() - status.st_mtime > FRESH:
-                with _lock(left) as held:
-                    if held:
-                        shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder, _lock(Path(folder)):
-        yield Path(folder)
