@@ -1,19 +1,24 @@
 """`finercam run` killed again and again: whatever was finished stays, and in the end every file of rows is the same.
 
-    python -m benchmarks.kills                                             # 1,000 SIGKILLs, about half an hour
-    python -m benchmarks.kills --events 30 --moments 20 --commands 5 --workers 4 --drivers 1   # a small one
+    python -m benchmarks.kills                                             # 1,000 SIGKILLs
+    python -m benchmarks.kills --events 30 --moments 20 --typed 9 --far 4 --apps 2 --commands 5 --workers 4 --drivers 1
 
-Runs over small Fieldguide pictures are killed by SIGKILL, each time in one of these ways, and then continued:
+Runs over small Fieldguide pictures are killed by SIGKILL, each time in one of these ways, and then continued. The first
+five are forked from a process that has imported everything, and the whole process group is killed.
 
 - event: at a random call of the system for a file in the run's folder (lock, list, manifest, rows, summary, clean-up);
 - moment: after a random time, from the start of the run to its end;
-- command: the same for the command itself, which includes its imports and the loading of the model;
+- typed: the same for the command as it is typed, with the loading of the model;
+- far: a run whose `--out` is an address, so that it has a temporary folder;
+- app: the web app while it starts, or when it serves;
+- command: a new process with its imports;
 - worker: one Ray worker of two, at a random moment while the command runs on a local cluster;
-- driver: the command that runs on a local cluster, and with it the cluster.
+- driver: the command that runs on a local cluster, alone or with its process group.
 
 After each kill every file of rows is compared with that of an undisturbed run, and none that was there may be missing.
 A run that gets to its end is compared as a whole (files of rows and summary, nothing left half-written) and then
-deleted, so that the next kill meets a new one. Ctrl-C ends it early. Prints JSON with the number of kills by kind and by what was on the disk.
+deleted, so that the next kill meets a new one. In the end another start must remove all temporary folders that were left.
+Ctrl-C ends it early. Prints JSON with the number of kills by kind and by what was on the disk; exit status 1 with faults.
 """
 
 from __future__ import annotations
@@ -28,17 +33,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.clock import surroundings
 
+from finercam.app.serve import SCRATCH as APP
+from finercam.io import scratch_folder
+from finercam.run.store import SCRATCH as STORE
+
 ROOT = Path(__file__).resolve().parent.parent
 EVENTS = frozenset(["open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "fcntl.flock"])
-KINDS = {"events": 450, "moments": 400, "commands": 60, "workers": 75, "drivers": 15}
+KINDS = {"events": 420, "moments": 360, "typed": 110, "far": 30, "apps": 20}
+KINDS |= {"commands": 24, "workers": 24, "drivers": 12}
 """Default number of SIGKILLs of each kind."""
 
 
@@ -59,6 +72,7 @@ def paint(folder: Path, count: int) -> Path:
 
 def explain(data: str, out: str, model: str, shard: int, die_at: int, seen: Any) -> None:
     """In a separate process: a run that kills itself at its `die_at`-th event in `out`; `seen` counts the events."""
+    os.setsid()
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         if event in EVENTS and (event == "fcntl.flock" or any(str(arg).startswith(out) for arg in args[:2])):
@@ -70,8 +84,28 @@ def explain(data: str, out: str, model: str, shard: int, die_at: int, seen: Any)
     from finercam.run import explain_dataset
 
     loaded = load_model(model)
-    sys.addaudithook(watch)
+    if "://" not in out:
+        sys.addaudithook(watch)
     explain_dataset(data, loaded, out, shard=shard, threads=1, readers=1, batch=4, model_string=model)
+
+
+def typed(arguments: list[str]) -> None:
+    """In a separate process: the command line."""
+    os.setsid()
+    from finercam import cli
+
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout, sys.argv = nowhere, ["finercam", *arguments]
+        cli.main()
+
+
+def serve() -> None:
+    """In a separate process: the web app."""
+    os.setsid()
+    from finercam.app.serve import serving
+
+    with serving():
+        time.sleep(60)
 
 
 @dataclass
@@ -87,6 +121,7 @@ class Trial:
     kept: set[str] = field(default_factory=set)
     kills: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
+    resumed: int = 0
     finished: int = 0
     running: subprocess.Popen[bytes] | None = None
     faults: list[str] = field(default_factory=list)
@@ -95,7 +130,13 @@ class Trial:
         self.out = self.work / "killed"
         shutil.rmtree(self.out, ignore_errors=True)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "pandas", "finercam.run", "finercam.models", __name__])
+        self.temporary = self.work / "temporary"
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir()
+        self.system = {**os.environ}  # Ray's sockets need short paths
+        os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
+        preloaded = ["torch", "pandas", "gradio", "finercam.run", "finercam.models", "finercam.app.page"]
+        context.set_forkserver_preload([*preloaded, "finercam.cli", __name__])
         self.context, self.seen = context, context.Value("q", 0)
         reference = self.work / "whole"
         shutil.rmtree(reference, ignore_errors=True)
@@ -115,15 +156,23 @@ class Trial:
         process.start()
         return process
 
+    def forked(self, target: Callable[..., None], *given: Any) -> Any:
+        process = self.context.Process(target=target, args=given)
+        process.start()
+        return process
+
     def wait(self, process: Any, out: Path) -> None:
         process.join()
         if process.exitcode not in (0, -signal.SIGKILL):
             self.faults.append(f"a run ended with status {process.exitcode}")
 
-    def command(self, *more: str) -> subprocess.Popen[bytes]:
+    def arguments(self) -> list[str]:
         fixed = ["--model", self.model, "--shard", str(self.shard), "--batch-size", "4", "--threads", "1"]
-        program = [sys.executable, "-m", "finercam.cli", "run", str(self.data), "--out", str(self.out)]
-        self.running = subprocess.Popen([*program, *fixed, "--readers", "1", *more], stdout=subprocess.DEVNULL)
+        return ["run", str(self.data), "--out", str(self.out), *fixed, "--readers", "1"]
+
+    def command(self, *more: str) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "finercam.cli", *self.arguments(), *more]
+        self.running = subprocess.Popen(program, stdout=subprocess.DEVNULL, start_new_session=True, env=self.system)
         return self.running
 
     def hashes(self, out: Path) -> dict[str, str]:
@@ -138,10 +187,11 @@ class Trial:
                 self.faults.append(f"after {kind}: {name} differs")
         if lost := self.kept - set(found):
             self.faults.append(f"after {kind}: {sorted(lost)} lost")
-        self.kept = set(found)
+        begun, self.kept = bool(self.kept), set(found)
         if killed:
             self.kills[kind] += 1
             self.stages[self.stage(found)] += 1
+            self.resumed += begun
             return
         if len(found) != self.total or list(self.out.rglob(".writing-*")):
             self.faults.append(
@@ -188,10 +238,47 @@ class Trial:
 
     def by_moment(self) -> None:
         process = self.start(self.out)
-        process.join(self.chance.uniform(0, 1.1 * self.seconds))
-        process.kill()
-        self.wait(process, self.out)
+        self.killed_within(process, 1.1 * self.seconds)
         self.check("moment", process.exitcode != 0)
+
+    def by_typed(self) -> None:
+        process = self.forked(typed, self.arguments())
+        self.killed_within(process, 1.3 * self.seconds)
+        self.check("typed", process.exitcode != 0)
+
+    def by_far(self) -> None:
+        """An address has no lock and no flag of what is whole, so that only a finished run is compared."""
+        out = self.work / "far"
+        process = self.forked(explain, str(self.data), out.as_uri(), self.model, self.shard, 0, self.seen)
+        self.killed_within(process, 1.1 * self.seconds)
+        if process.exitcode == 0:
+            if self.hashes(out) != self.whole:
+                self.faults.append(f"after far: {sorted(self.hashes(out))}")
+            self.finished += 1
+            shutil.rmtree(out)
+        self.kills["far"] += process.exitcode != 0
+
+    def by_app(self) -> None:
+        process = self.forked(serve)
+        self.killed_within(process, 3.0)
+        self.kills["app"] += 1
+
+    def killed_within(self, process: Any, seconds: float) -> None:
+        process.join(self.chance.uniform(0, seconds))
+        kill_group(process.pid)
+        self.wait(process, self.out)
+
+    def sweep(self) -> int:
+        """The temporary folders that kills left; another start of both programs must remove them."""
+        left = list(self.temporary.glob("finercam-*"))
+        for path in left:
+            os.utime(path, (1, 1))  # as if it had been left some time ago
+        for prefix in (STORE, APP):
+            with scratch_folder(prefix):
+                pass
+        if still := [path.name for path in self.temporary.glob("finercam-*")]:
+            self.faults.append(f"temporary folders stay: {still}")
+        return len(left)
 
     def by_command(self) -> None:
         begun = time.perf_counter()
@@ -203,7 +290,7 @@ class Trial:
 
     def by_driver(self) -> None:
         process = self.command("--ray", "local", "--workers", "2")
-        self.killed_later(process, self.chance.uniform(0, 25))
+        self.killed_later(process, self.chance.uniform(0, 25), group=self.chance.random() < 0.5)
         wait_for_end([pid for pid in ray_workers() if pid not in self.others])
         self.check("driver", process.returncode != 0)
 
@@ -224,14 +311,23 @@ class Trial:
         self.kills["worker"] -= process.returncode != 0  # counted where it was killed
 
     @staticmethod
-    def killed_later(process: subprocess.Popen[bytes], seconds: float) -> None:
+    def killed_later(process: subprocess.Popen[bytes], seconds: float, group: bool = True) -> None:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            kill_group(process.pid) if group else process.kill()
             process.wait()
 
     others: frozenset[int] = frozenset()
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL for a process and its group; only the process if it has not made its group yet."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def ray_workers() -> list[int]:
@@ -280,8 +376,8 @@ def main() -> None:
     begun = time.perf_counter()
     trial = Trial(data, given.work, given.model, given.shard, random.Random(given.seed))
     trial.others = frozenset(ray_workers())
-    wanted = {"event": given.events, "moment": given.moments, "command": given.commands, "driver": given.drivers}
-    seconds = trial.kill({**wanted, "worker": given.workers})
+    wanted = {kind.removesuffix("s"): getattr(given, kind) for kind in KINDS}
+    seconds = trial.kill(wanted)
     trial.wait(trial.start(trial.out), trial.out)  # the last one to its end
     trial.check("the last run", killed=False)
     kinds = {kind: {"kills": trial.kills[kind], "seconds": round(seconds[kind], 1)} for kind in seconds}
@@ -289,6 +385,8 @@ def main() -> None:
         "kills": sum(trial.kills.values()),
         "by_kind": kinds,
         "on_the_disk_after_a_kill": dict(trial.stages),
+        "killed_runs_that_continued_one_with_rows": trial.resumed,
+        "temporary_folders_removed": trial.sweep(),
         "finished_runs_compared": trial.finished,
         "images": given.count,
         "files_of_rows": trial.total - 1,
