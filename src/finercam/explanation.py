@@ -377,5 +377,9 @@ def checked_link(link: Any) -> str:
 
 def _signed(seen: Seen, contrast: Contrast, question: Question) -> Tensor:
     """The signed map of the image itself, or the mean over its views, each brought to one grid."""
-    maps = [signed_map(evidence, contrast, question.method.rule, question.fusion) for _, evidence in seen]
+    question.method.check_contrast(bool((contrast.gamma > 0).any()))
+    maps = [
+        signed_map(evidence, contrast, question.method.rule, question.method.fused_by(question.fusion))
+        for _, evidence in seen
+    ]
     return average(maps, [view for view, _ in seen], fused=len(seen[0][1].activations) > 1)

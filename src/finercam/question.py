@@ -53,6 +53,7 @@ class Question:
     def __post_init__(self) -> None:
         if self.references == "confused" and self.against is None and self.confusion is None:
             raise FinerCAMError("references='confused' needs confusion=, a (K, K) matrix of counts, rows the truth")
+        self.method.check_contrast(self.against is not None or bool((self.gamma > 0).any()))
 
     @classmethod
     def make(cls, method: str | Method = "gradcam", gamma: Any = 0.6, **given: Any) -> Question:

@@ -351,7 +351,7 @@ def asset(name: str) -> str:
 
 def _methods(by_words: bool) -> list[str]:
     """The methods that fit: some need the towers of an image–text model, and are offered first for one."""
-    fitting = [name for name in methods.names() if by_words or not methods.get(name).needs_text]
+    fitting = [name for name in methods.names() if methods.get(name).fits(by_words)]
     return sorted(fitting, key=lambda name: not methods.get(name).needs_text)
 
 

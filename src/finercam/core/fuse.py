@@ -37,16 +37,19 @@ def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
     - "product" multiplies what all layers agree speaks for the target, and subtracts the product of what they agree
       speaks against it (after RefineCAM, 2026). A place where layers disagree is zero.
     - "geometric" is the root of the product by the number of layers: the same order of places, less concentrated.
+    - "sum" adds the maps as they are, without division; a method may prescribe it.
 
     >>> fuse([torch.tensor([[[2.0, -1.0]]]), torch.tensor([[[0.5, 2.0]]])], "product")
     tensor([[[0.2500, 0.0000]]])
     >>> fuse([torch.tensor([[[2.0, -1.0]]]), torch.tensor([[[0.5, 2.0]]])], "geometric")
     tensor([[[0.5000, 0.0000]]])
     """
-    checked_fusion(fusion)
     if len(signed) == 1:
         return signed[0]
     finest = max(((s.shape[1], s.shape[2]) for s in signed), key=lambda size: size[0] * size[1])
+    if fusion == "sum":
+        return torch.stack([upsample(s, finest) for s in signed]).sum(0)
+    checked_fusion(fusion)
     scaled = torch.stack([upsample(s / peak(s.abs()), finest) for s in signed])
     if fusion == "mean":
         return scaled.mean(0)

@@ -155,6 +155,8 @@ def make_plan(dataset: ImageDataset, model: LoadedModel, options: Options, run: 
     options = _with_defaults(options, run)
     asks = [parse_ask(text) for text in dict.fromkeys(("plain", *(options.contrasts or ())))]
     methods = [method_registry.get(name) for name in options.methods or ()]
+    for method in methods:
+        method.check_contrast(len(asks) > 1)
     groups = find_groups(list(options.groups))
     _check(options, dataset)
     classes = ClassMap.of(dataset, model, options.target)

@@ -83,7 +83,9 @@ class LiveBatch:
             for method in self.methods:
                 if method.gather is gather:
                     for each in named:
-                        signed = signed_map(evidence, each.contrast, method.rule, self.explain.question.fusion)
+                        signed = signed_map(
+                            evidence, each.contrast, method.rule, method.fused_by(self.explain.question.fusion)
+                        )
                         yield method.name, each.name, upsample(signed, size)
 
 

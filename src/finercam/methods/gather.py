@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -16,12 +17,24 @@ from finercam.errors import FinerCAMError
 from finercam.methods.fold import folded
 from finercam.methods.source import Source
 
-__all__ = ["ablations", "channel_scores", "gradients", "masked_scores", "relevance", "shares", "top_channel_scores"]
+__all__ = [
+    "ablations",
+    "channel_scores",
+    "gradients",
+    "masked_scores",
+    "relevance",
+    "scored",
+    "shares",
+    "top_channel_scores",
+]
 
 SMOOTHING = 0.015
 """Standard deviation of the Gaussian over fine maps, as a share of the shorter side: chosen by docs/fine.md."""
 BATCH = {"cpu": 4}
 """How many masked images or ablated variants run at once; more would not fit in a processor's cache."""
+
+Vary = Callable[[Tensor], Iterable[Tensor]]
+"""Makes several masks of each one `(B, 1, H, W)`, whose scores are averaged."""
 
 
 def gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
@@ -64,7 +77,7 @@ def _smoothed(maps: Tensor) -> Tensor:
 
 def channel_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
     """Score-CAM (Wang et al., CVPRW 2020) under a contrast (Finer-CAM, Eq. 9): the image masked by each channel."""
-    return _scored(source, directions, source.activations)
+    return scored(source, directions, source.activations)
 
 
 def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, count: int = 300) -> Evidence:
@@ -78,7 +91,7 @@ def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, c
         size = gradient[:, 0].mean(dim=(2, 3)).abs()
         best = size.sort(dim=1, descending=True, stable=True).indices[:, :count]
         activations.append(activation.gather(1, best[:, :, None, None].expand(-1, -1, *activation.shape[2:])))
-    evidence = _scored(source, directions, tuple(activations))
+    evidence = scored(source, directions, tuple(activations))
     return Evidence(
         evidence.logits,
         directions,
@@ -107,7 +120,8 @@ def ablations(source: Source, contrast: Contrast, directions: Tensor) -> Evidenc
     )
 
 
-def _scored(source: Source, directions: Tensor, activations: tuple[Tensor, ...]) -> Evidence:
+def scored(source: Source, directions: Tensor, activations: tuple[Tensor, ...], vary: Vary | None = None) -> Evidence:
+    """Logits of the images masked by each channel of `activations`, or their mean over what `vary` makes of a mask."""
     _check_rows_are_independent(source)
     source, count = _quick(source), len(source.images)
     empty = torch.zeros_like(source.images[:1])
@@ -116,7 +130,7 @@ def _scored(source: Source, directions: Tensor, activations: tuple[Tensor, ...])
     else:
         baseline = run_model(source.model, empty, source.readout).expand(count, -1)
     scores = tuple(
-        torch.stack([masked_scores(source, n, of_layer[n], baseline[n]) for n in range(count)])
+        torch.stack([masked_scores(source, n, of_layer[n], baseline[n], vary) for n in range(count)])
         for of_layer in activations
     )
     projected = tuple(_project(of_layer, directions) for of_layer in scores)
@@ -155,7 +169,9 @@ def _quick(source: Source) -> Source:
     return source if quick is None else replace(source, model=quick)
 
 
-def masked_scores(source: Source, sample: int, activation: Tensor, baseline: Tensor) -> Tensor:
+def masked_scores(
+    source: Source, sample: int, activation: Tensor, baseline: Tensor, vary: Vary | None = None
+) -> Tensor:
     """Logits of one image masked by each of its channels `(C, h, w)`, scaled to [0, 1]: `(C, K)`.
 
     A constant channel masks everything out, so it scores exactly what the empty input does, without a run.
@@ -164,15 +180,19 @@ def masked_scores(source: Source, sample: int, activation: Tensor, baseline: Ten
     image = source.images[sample]
     memory = torch.channels_last if image.device.type == "cpu" else torch.contiguous_format
     low, high = activation.flatten(1).aminmax(dim=1)
-    alive = (high > low).nonzero().flatten()
+    alive = (high > low if vary is None else torch.ones_like(high)).nonzero().flatten()
     found = baseline.repeat(len(activation), 1)
     for chosen in alive.split(batch_size(image)):
         masks = F.interpolate(activation[chosen][:, None], image.shape[1:], mode="bilinear", align_corners=False)
         bottom, top = masks.flatten(1).aminmax(dim=1)
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
         masks = (masks - bottom[:, None, None, None]) / span[:, None, None, None]
-        seen = (image * masks).contiguous(memory_format=memory)
-        found[chosen] = run_model(source.model, seen, source.readout.repeated(sample, len(seen)))
+        readout = source.readout.repeated(sample, len(masks))
+        runs = [
+            run_model(source.model, (image * mask).contiguous(memory_format=memory), readout)
+            for mask in ([masks] if vary is None else vary(masks))
+        ]
+        found[chosen] = torch.stack(runs).mean(0)
     return found
 
 

@@ -27,8 +27,9 @@ class Method:
     """`rule(activations, gradients)` gives the signed map `(N, h, w)`; `gather` collects the evidence it reads.
 
     `label` is the name to show. `evidence` is what is gathered: "gradients" (one run of the tail backwards for each
-    direction), "channels" (a score for each channel, many forward runs) or "text" (patches in the space of the text
-    prompts, for zero-shot classifiers only). `broadcasts`: the rule takes gradients `(N, C, 1, 1)` where they are the
+    direction), "channels" (a score for each channel, many forward runs), "text" (patches in the space of the text
+    prompts, for zero-shot classifiers only) or "activations" (no class at all, so that a contrast does not apply).
+    `adds_layers`: the maps of its layers are added as they are, whatever the fusion. `broadcasts`: the rule takes gradients `(N, C, 1, 1)` where they are the
     same at all places. `declared_linear`: whether the signed map is linear in the gradients; None tests it on random numbers.
     """
 
@@ -37,8 +38,9 @@ class Method:
     gather: Gather = gather.gradients
     summary: str = ""
     label: str = ""
-    evidence: Literal["gradients", "channels", "text"] = "gradients"
+    evidence: Literal["gradients", "channels", "text", "activations"] = "gradients"
     broadcasts: bool = False
+    adds_layers: bool = False
     declared_linear: bool | None = None
 
     @cached_property
@@ -72,6 +74,27 @@ class Method:
     def needs_text(self) -> bool:
         """Whether it explains zero-shot classifiers only, whose classes are text prompts."""
         return self.evidence == "text"
+
+    def fits(self, by_words: bool) -> bool:
+        """Whether it can contrast the classes of a classifier, or those of texts."""
+        return not self.class_free and (by_words or not self.needs_text)
+
+    @property
+    def class_free(self) -> bool:
+        """Whether its map shows no class: the same for every target, and without a contrast."""
+        return self.evidence == "activations"
+
+    def check_contrast(self, asked: bool) -> None:
+        """Raise FinerCAMError if a contrast is asked of a method whose map shows no class."""
+        if asked and self.class_free:
+            raise FinerCAMError(
+                f"method {self.name!r} reads activations only: its map is the same for every class, so that no contrast "
+                "applies; give gamma=0 and no rival classes, or take 'gradcam'"
+            )
+
+    def fused_by(self, fusion: str) -> str:
+        """How the maps of its layers are joined: as it prescribes, else by this fusion."""
+        return "sum" if self.adds_layers else fusion
 
     def shares_evidence(self, other: Method) -> bool:
         """Whether the two read the same evidence, so that one run of the model serves both."""

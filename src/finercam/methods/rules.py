@@ -88,8 +88,17 @@ def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     would make no difference. The sign of a component is arbitrary, so the sign that agrees with `hirescam` is used.
     """
     product = gradients * activations
-    features = product.flatten(2).mT  # (N, hw, C)
-    centred = features - features.mean(dim=1, keepdim=True)
+    component = principal(product)
+    return oriented(component, product)
+
+
+def principal(features: Tensor) -> Tensor:
+    """Each place's score on the first principal component over the channels: `(N, C, h, w)` to `(N, h, w)`.
+
+    Its sign is arbitrary.
+    """
+    flat = features.flatten(2).mT  # (N, hw, C)
+    centred = flat - flat.mean(dim=1, keepdim=True)
     size = centred.abs().amax(dim=(1, 2), keepdim=True)
     centred = centred / torch.where(size == 0, 1.0, size)  # squares of small gradients would vanish
     # Of the two Gram matrices, of places and of channels, the smaller is the cheaper way to the component.
@@ -99,9 +108,15 @@ def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     else:
         _, vectors = torch.linalg.eigh(centred.mT @ centred)
         component = (centred @ vectors[..., -1:]).squeeze(2)
-    agreement = (component * centred.sum(dim=2)).sum(dim=1, keepdim=True)
-    component = torch.where(agreement < 0, -component, component)
-    return (component * size.squeeze(2)).unflatten(1, product.shape[2:])
+    return (component * size.squeeze(2)).unflatten(1, features.shape[2:])
+
+
+def oriented(component: Tensor, features: Tensor) -> Tensor:
+    """A component `(N, h, w)` with the sign that agrees with the sum of its features `(N, C, h, w)`, from its mean."""
+    total = features.sum(dim=1).flatten(1)
+    total = total - total.mean(dim=1, keepdim=True)
+    disagrees = (component.flatten(1) * total).sum(dim=1) < 0
+    return torch.where(disagrees.view(-1, *[1] * (component.ndim - 1)), -component, component)
 
 
 def softmax_weighted(activations: Tensor, gradients: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ def _strengths(method: Method, settings: Settings, evidence: Evidence, contrast:
     """Another method's map of the question at each kept strength, `(N, G, h, w)`, layers fused."""
     one = torch.ones_like(contrast.gamma)
     contrasts = [Contrast(contrast.target, contrast.references, g * one, contrast.weights) for g in settings.gammas]
-    return torch.stack([signed_map(evidence, question, method.rule, settings.fusion) for question in contrasts], 1)
+    return torch.stack(
+        [signed_map(evidence, question, method.rule, method.fused_by(settings.fusion)) for question in contrasts], 1
+    )
 
 
 def _columns(

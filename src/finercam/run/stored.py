@@ -172,7 +172,10 @@ def _answer(table: Any, settings: Settings) -> Explanation:
     ones = tuple(torch.ones(count, 1, *of_layer.shape[3:]) for of_layer in maps)
     method = get(settings.method)
     rule = _sum if settings.linear else _as_kept
-    stored = Method(method.name, rule, _from_rows, method.summary, method.label, declared_linear=settings.linear)
+    kind = "activations" if method.class_free else "gradients"
+    stored = Method(
+        method.name, rule, _from_rows, method.summary, method.label, kind, declared_linear=settings.linear
+    )
     directions = torch.zeros(count, kept.shape[1], settings.num_classes, dtype=torch.float64)
     directions.scatter_(2, kept[:, :, None], 1.0)
     if settings.linear:

@@ -1,0 +1,26 @@
+"""Seg-Eigen-CAM: the principal component of activations weighted by the size of their gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finercam.methods import rules
+from finercam.methods.method import register
+
+__all__ = ["segeigencam"]
+
+
+def segeigencam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """First principal component of |gradient| times activation, its larger end positive (Seg-Eigen-CAM).
+
+    Chung & Ying, Appl. Sci. 2025, 15(13), 7562, Eq. 10-13; the contrast comes before the magnitude, which forgets
+    whether a place speaks for or against the target.
+    """
+    component = rules.principal(gradients.abs() * activations)
+    places = component.flatten(1)
+    flip = places.amin(dim=1).abs() > places.amax(dim=1).abs()
+    return torch.where(flip.view(-1, *[1] * (component.ndim - 1)), -component, component)
+
+
+register("segeigencam", segeigencam, label="Seg-Eigen-CAM", declared_linear=False)
