@@ -69,6 +69,10 @@ def certify(
     """
     if answer.images is None:
         raise FinerCAMError("the explanation kept no images (keep_images=False); explain again with keep_images=True")
+    if len(answer.image_size) != 2:
+        raise FinerCAMError(
+            "a certificate blurs and fills pictures, and these are volumes: measure the margin yourself"
+        )
     if answer.references.shape[1] == 0:
         raise FinerCAMError("the question has no rival class, so there is no margin to measure")
     if not 0 < share < 1:

@@ -141,10 +141,11 @@ class Classifier:
                 else "sparse tensor"
             )
             raise FinerCAMError(f"images are a {kind}; expected a dense float tensor (N, C, H, W)")
-        if images.ndim != 4 or 0 in images.shape:
+        if images.ndim not in (4, 5) or 0 in images.shape:
             hint = "; add a batch dimension, images[None]" if images.ndim == 3 else ""
             raise FinerCAMError(
-                f"images of shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image{hint}"
+                f"images of shape {tuple(images.shape)}; expected (N, C, H, W) with at least one image{hint}; volumes are "
+                "(N, C, D, H, W)"
             )
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), images)
         # A copy, because later questions may need the images after the caller has refilled the buffer.

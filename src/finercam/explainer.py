@@ -249,7 +249,7 @@ class FinerCAM:
             tuple(seen),
             logits=source.logits,
             layers=source.run.layers,
-            image_size=(source.images.shape[2], source.images.shape[3]),
+            image_size=tuple(source.images.shape[2:]),
             class_names=self._names(logits.shape[1]),
             samples=source.readout.samples,
             link=self.link or self.classifier.link,

@@ -16,7 +16,7 @@ from torch import Tensor
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, Keep, NotKept, joined_evidence
 from finercam.core.fuse import signed_map
-from finercam.core.maps import peak, positive, upsample
+from finercam.core.maps import aligned, peak, positive, upsample
 from finercam.core.references import NONE, References, pad_and_concat
 from finercam.core.views import View, average
 from finercam.errors import FinerCAMError
@@ -75,7 +75,7 @@ class Explanation:
     """Why each image is `target` and not `references`, for a batch of N images.
 
     `signed (N, h, w)` is the map before the ReLU at the layer's resolution, `maps (N, H, W)` in [0, 1] at the
-    image's; `logits (N, K)`. Questions about the kept classes are answered without a run of the model:
+    image's; `logits (N, K)`. Volumes have maps `(N, D, H, W)`. Questions about the kept classes are answered without a run of the model:
     `answer.ask(gamma=0.9)`, `answer.plain`, `answer.ask(against=["Indigo Bunting"])` and `answer.reverse()` where
     the evidence of these classes was kept (see `keep=` of FinerCAM).
     """
@@ -87,7 +87,7 @@ class Explanation:
     question: Question
     strategy: str
     layers: tuple[str, ...]
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     class_names: tuple[str, ...] | None
     samples: tuple[int, ...] = ()
     link: str = "softmax"
@@ -250,7 +250,7 @@ class Explanation:
         if not self.question.method.linear or len(self.layers) > 1:
             return torch.stack([self.ask(gamma=float(gamma)).maps for gamma in strengths])
         plain, full = self.ask(gamma=0.0).signed, self.ask(gamma=1.0).signed
-        signed = plain - strengths.to(plain)[:, None, None, None] * (plain - full)
+        signed = plain - aligned(strengths.to(plain), plain[None]) * (plain - full)
         return positive(upsample(signed.flatten(0, 1), self.image_size)).unflatten(0, signed.shape[:2])
 
     def verify(self, share: float = 0.05) -> Certificate:

@@ -128,7 +128,7 @@ def capture(
                 activation = activation.detach().requires_grad_()
             kept[name] = activation
             # The next layer may write in place (ReLU(inplace=True)), so it gets a copy.
-            copy = copies[name] = watched(activation) if through_relu and activation.ndim == 4 else None
+            copy = copies[name] = watched(activation) if through_relu and activation.ndim >= 4 else None
             return _with_tensor(output, activation.clone() if copy is None else copy)
 
         return hook

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finercam.core.contrast import Contrast, contrast_terms, one_hot
+from finercam.core.maps import aligned, places
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.names import plain
@@ -67,7 +68,7 @@ class Evidence:
         combined = [_combine(c, gradient) for c, gradient in zip(coefficients, self.gradients, strict=True)]
         if self.baseline is not None:
             offset = self.baseline.gather(1, contrast.target.to(self.baseline.device)[:, None])
-            combined = [gradient - _wide(offset)[:, :, None, None] for gradient in combined]
+            combined = [gradient - aligned(_wide(offset), gradient) for gradient in combined]
         return [
             (_wide(activation), gradient) for activation, gradient in zip(self.activations, combined, strict=True)
         ]
@@ -130,7 +131,7 @@ class Evidence:
     def _orthogonal(self, contrast: Contrast, layer: int) -> Tensor:
         """Coefficients that take from the target's channel weights their projection on the references' span."""
         activation, gradient = self.activations[layer], self.gradients[layer]
-        if gradient.shape[2] == 1 or gradient.shape[3:] not in (activation.shape[2:], (1, 1)):
+        if gradient.shape[2] == 1 or (gradient.shape[3:] != activation.shape[2:] and gradient[0, 0, 0].numel() > 1):
             raise FinerCAMError(
                 "weights='orthogonal' projects the weights of several channels, which this method or layer does not "
                 "have; take weights='mean'"
@@ -139,7 +140,7 @@ class Evidence:
         if contrast.references.shape[1] == 0:
             return target
         rivals = torch.stack([self.coefficients(one_hot(d, self.logits)) for d in contrast.references.unbind(1)], 1)
-        alpha = _wide(gradient).mean(dim=(3, 4)).to(target)
+        alpha = _wide(gradient).mean(dim=places(gradient, 3)).to(target)
         alpha_d = rivals @ alpha
         gram = alpha_d @ alpha_d.mT
         beta = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ (alpha_d @ (target[:, None] @ alpha).mT)
@@ -165,7 +166,7 @@ def joined_evidence(parts: Sequence[Evidence]) -> Evidence:
 def _joined_gradients(parts: Sequence[Tensor], count: int) -> Tensor:
     size = parts[0].shape[3:]
     if all(_one_place(part) for part in parts):  # stays an expanded view
-        corners = torch.cat([_filled(part[..., :1, :1], count) for part in parts])
+        corners = torch.cat([_filled(_corner(part), count) for part in parts])
         return corners.expand(-1, -1, -1, *size)
     return torch.cat([_filled(part, count) for part in parts])
 
@@ -230,14 +231,19 @@ def _with_extra(ids: Tensor, logits: Tensor, keep: Keep) -> Tensor:
 
 def _combine(coefficients: Tensor, gradients: Tensor) -> Tensor:
     """`sum_m x_m G_m` for each sample: `(N, M)` and `(N, M, C, h, w)` to `(N, C, h, w)`."""
-    wide = _wide(gradients[..., :1, :1] if _one_place(gradients) else gradients)
-    combined = torch.einsum("nm,nmchw->nchw", coefficients.to(wide), wide)
+    wide = _wide(_corner(gradients) if _one_place(gradients) else gradients)
+    combined = torch.einsum("nm,nmc...->nc...", coefficients.to(wide), wide)
     return combined.expand(-1, -1, *gradients.shape[3:])
 
 
 def _one_place(gradients: Tensor) -> bool:
     """Whether the gradients are an expanded view, equal at all places."""
-    return gradients.stride()[-2:] == (0, 0)
+    return not any(gradients.stride()[3:])
+
+
+def _corner(gradients: Tensor) -> Tensor:
+    """The gradients `(N, M, C, …)` at the first place alone."""
+    return gradients[(..., *(slice(1),) * (gradients.ndim - 3))]
 
 
 def _wide(x: Tensor) -> Tensor:

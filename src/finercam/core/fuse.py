@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence
-from finercam.core.maps import peak, upsample
+from finercam.core.maps import peak, places, upsample
 from finercam.errors import FinerCAMError, suggest
 
 __all__ = ["FUSIONS", "checked_fusion", "fuse", "signed_map"]
@@ -46,7 +47,7 @@ def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
     """
     if len(signed) == 1:
         return signed[0]
-    finest = max(((s.shape[1], s.shape[2]) for s in signed), key=lambda size: size[0] * size[1])
+    finest = max((tuple(s.shape[1:]) for s in signed), key=math.prod)
     if fusion == "sum":
         return torch.stack([upsample(s, finest) for s in signed]).sum(0)
     checked_fusion(fusion)
@@ -54,7 +55,7 @@ def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
     if fusion == "mean":
         return scaled.mean(0)
     if fusion == "weighted":
-        mean = scaled.abs().mean(dim=(2, 3), keepdim=True)
+        mean = scaled.abs().mean(dim=places(scaled, 2), keepdim=True)
         weighted = (scaled / torch.where(mean == 0, torch.ones_like(mean), mean)).mean(0)
         return weighted / peak(weighted.abs())
     product = scaled.clamp(min=0).prod(0) - (-scaled).clamp(min=0).prod(0)

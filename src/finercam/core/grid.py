@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from finercam.core.volume import read_volume, volume_patch
 from finercam.errors import FinerCAMError
 
 __all__ = ["Layout", "find_layout", "tensors_of"]
@@ -27,6 +28,7 @@ class Layout:
 
     kind: "nchw" (N, C, h, w), "nhwc" (N, h, w, C), "tokens" (N, L, C), "tokens-first" (L, N, C);
     grid: (h, w); prefix: number of CLS and register tokens before the h*w patches, L = prefix + h*w.
+    For volumes the grid is (d, h, w), and maps have a third axis.
 
     >>> import torch
     >>> Layout("tokens", grid=(2, 3), prefix=1).to_maps(torch.zeros(5, 7, 16)).shape
@@ -34,24 +36,24 @@ class Layout:
     """
 
     kind: Literal["nchw", "nhwc", "tokens", "tokens-first"]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     prefix: int = 0
 
     def to_maps(self, x: Tensor) -> Tensor:
         """Re-index the layer's output, or its gradient, to (N, C, h, w); FinerCAMError if it does not fit."""
-        rank = 4 if self.kind in ("nchw", "nhwc") else 3
+        rank = len(self.grid) + 2 if self.kind in ("nchw", "nhwc") else 3
         if x.ndim != rank:
             raise FinerCAMError(f"A {self.kind!r} layout reads rank {rank}, the layer gave {tuple(x.shape)}.")
         if self.kind == "nchw":
             return x
         if self.kind == "nhwc":
-            return x.permute(0, 3, 1, 2)
+            return x.movedim(-1, 1)
         maps = x.permute(1, 2, 0) if self.kind == "tokens-first" else x.transpose(1, 2)
-        height, width = self.grid
-        if maps.shape[2] != self.prefix + height * width:
+        expected = self.prefix + math.prod(self.grid)
+        if maps.shape[2] != expected:
             raise FinerCAMError(
                 f"The layer gave {maps.shape[2]} tokens, but {self.prefix} prefix tokens and a grid of "
-                f"{height}x{width} are {self.prefix + height * width}; pass the right Layout."
+                f"{'x'.join(map(str, self.grid))} are {expected}; pass the right Layout."
             )
         return maps[:, :, self.prefix :].unflatten(2, self.grid)
 
@@ -60,7 +62,7 @@ def find_layout(
     shape: Sequence[int],
     image_shape: Sequence[int],
     model: nn.Module | None = None,
-    override: Layout | tuple[int, int] | None = None,
+    override: Layout | tuple[int, ...] | None = None,
     layer: nn.Module | None = None,
 ) -> Layout:
     """The layout of an output of `shape` for images of `image_shape` (N, C, H, W).
@@ -78,7 +80,9 @@ def find_layout(
         return override
     shape, batch, size = tuple(shape), image_shape[0], (int(image_shape[-2]), int(image_shape[-1]))
     layout = None
-    if len(shape) == 4 and shape[0] == batch:
+    if len(image_shape) == 5:
+        layout = _volume_layout(shape, image_shape, model, override, layer)
+    elif len(shape) == 4 and shape[0] == batch:
         layout = _map_layout(shape, size, model, override, layer)
     elif len(shape) == 3:
         layout = _token_layout(shape, batch, size, model, override)
@@ -142,13 +146,31 @@ def _declared_channels(layer: nn.Module | None) -> dict[str, set[int]]:
     """How many channels the parts of a layer give, of those that have them first and of those that have them last."""
     found: dict[str, set[int]] = {"nchw": set(), "nhwc": set()}
     for part in () if layer is None else layer.modules():
-        if isinstance(part, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
+        if isinstance(part, nn.Conv2d | nn.Conv3d | nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
             first = getattr(part, "out_channels", getattr(part, "num_features", getattr(part, "num_channels", 0)))
             found["nchw"].add(int(first))
         elif type(part) is nn.LayerNorm or isinstance(part, nn.Linear):
             last = part.out_features if isinstance(part, nn.Linear) else part.normalized_shape[-1]
             found["nhwc"].add(int(last))
     return found
+
+
+def _volume_layout(
+    shape: tuple[int, ...],
+    image_shape: Sequence[int],
+    model: nn.Module | None,
+    grid: tuple[int, ...] | None,
+    layer: nn.Module | None,
+) -> Layout | None:
+    if shape[0] != image_shape[0]:
+        return None
+    prefix = _declared_prefix(model)
+    if grid is not None and len(shape) == 3:
+        return Layout("tokens", tuple(grid), shape[1] - math.prod(grid)) if math.prod(grid) <= shape[1] else None
+    found = read_volume(shape, tuple(image_shape[2:]), _declared_channels(layer), volume_patch(model), prefix)
+    if found is None or (grid is not None and tuple(grid) != found[1]):
+        return None
+    return Layout(*found)  # pyright: ignore[reportArgumentType]
 
 
 def _token_layout(

@@ -139,7 +139,7 @@ class _Visit:
 
     @property
     def is_map(self) -> bool:
-        return self.layout is not None and self.calls == 1 and self.layout.grid != (1, 1)
+        return self.layout is not None and self.calls == 1 and max(self.layout.grid) > 1
 
     def has_channels(self, count: int) -> bool:
         return self.layout is not None and self.shape[1 if self.layout.kind == "nchw" else -1] == count

@@ -6,7 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["peak", "positive", "upsample"]
+__all__ = ["aligned", "peak", "places", "positive", "upsample"]
+
+_MODES = {2: "bilinear", 3: "trilinear"}
+
+
+def places(x: Tensor, first: int) -> tuple[int, ...]:
+    """The axes of `x` from `first` on: rows and columns of a picture, slices too of a volume.
+
+    >>> places(torch.zeros(2, 8, 4, 4), 2), places(torch.zeros(2, 8, 5, 4, 4), 2)
+    ((2, 3), (2, 3, 4))
+    """
+    return tuple(range(first, x.ndim))
+
+
+def aligned(values: Tensor, maps: Tensor) -> Tensor:
+    """Values such as `(N, C)` with axes of length one behind, so that they combine with maps `(N, C, h, w)`."""
+    return values[(..., *(None,) * (maps.ndim - values.ndim))]
 
 
 def positive(signed: Tensor) -> Tensor:
@@ -24,13 +40,13 @@ def positive(signed: Tensor) -> Tensor:
 
 
 def peak(maps: Tensor) -> Tensor:
-    """Largest value of each map, `(N, 1, 1)`, or 1 where that is zero."""
-    largest = maps.amax(dim=(-2, -1), keepdim=True)
+    """Largest value of each map `(N, h, w)` or `(N, d, h, w)`, with axes of length one behind, or 1 where that is zero."""
+    largest = maps.amax(dim=places(maps, 1), keepdim=True)
     return torch.where(largest == 0, torch.ones_like(largest), largest)
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, pixel centres aligned: `(N, h, w)` to `(N, H, W)`."""
-    if tuple(maps.shape[-2:]) == tuple(size):
+def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Linear, pixel centres aligned: `(N, h, w)` to `(N, H, W)`, or `(N, d, h, w)` to `(N, D, H, W)`."""
+    if tuple(maps.shape[1:]) == tuple(size):
         return maps
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(maps[:, None], size=size, mode=_MODES[len(size)], align_corners=False)[:, 0]

@@ -28,7 +28,7 @@ def pixel_evidence(images: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of the last two axes of `(N, C, H, W)`, edges repeated.
+    """Gaussian blur of the last two axes of `(N, C, H, W)`, edges repeated; of each slice of volumes `(N, C, D, H, W)`.
 
     >>> round(float(gaussian(torch.eye(9)[None, None], 1.0).mean()), 3) == round(1 / 9, 3)
     True
@@ -37,7 +37,7 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    flat = x.flatten(0, 1)[:, None]
+    flat = x.flatten(0, -3)[:, None]
     flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel)
     flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3))
-    return flat[:, 0].unflatten(0, x.shape[:2])
+    return flat[:, 0].unflatten(0, x.shape[:-2])

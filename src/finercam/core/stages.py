@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class _Output:
 
     @property
     def cells(self) -> int:
-        return self.layout.grid[0] * self.layout.grid[1]
+        return math.prod(self.layout.grid)
 
     @property
     def is_activated(self) -> bool:
@@ -98,7 +99,7 @@ def find_stages(model: nn.Module, last: NamedLayer, images: Tensor) -> Stages:
     cuts = _cuts(logits.grad_fn)
     before = outputs[: outputs.index(at_last)]
     finer = [output for output in before if output.node in cuts and output.cells > at_last.cells]
-    grids = sorted({output.layout.grid for output in finer}, key=lambda grid: grid[0] * grid[1], reverse=True)
+    grids = sorted({output.layout.grid for output in finer}, key=math.prod, reverse=True)
     chosen = [_best([output for output in finer if output.layout.grid == grid]) for grid in grids]
     layers = (*((output.name, output.module) for output in chosen), last)
     return Stages(layers, tokens=len(layers) == 1 and at_last.layout.kind.startswith("tokens"))
@@ -142,7 +143,7 @@ def _run(model: nn.Module, images: Tensor) -> tuple[list[_Output], Tensor | None
             layout = find_layout(output.shape, sample.shape, model, layer=module)
         except FinerCAMError:
             continue
-        if layout.grid != (1, 1):
+        if max(layout.grid) > 1:
             outputs.append(_Output(name, module, node, layout, layout.to_maps(output).shape[1]))
     return outputs, logits
 

@@ -17,7 +17,7 @@ __all__ = ["IDENTITY", "LARGER", "View", "average", "views"]
 
 @dataclass(frozen=True)
 class View:
-    """A mirrored or scaled version of images `(N, 3, H, W)`."""
+    """A mirrored or scaled version of images `(N, 3, H, W)`, or a mirrored one of volumes `(N, C, D, H, W)`."""
 
     flip: bool = False
     scale: float = 1.0
@@ -27,11 +27,15 @@ class View:
             images = images.flip(-1)
         if self.scale == 1.0:
             return images
+        if images.ndim != 4:
+            raise FinerCAMError(
+                "smooth='scale' and 'larger' resize pictures; for volumes take smooth='flip', or none"
+            )
         size = [max(1, round(side * self.scale)) for side in images.shape[-2:]]
         wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images  # not on all devices
         return F.interpolate(wide, size=size, mode="bilinear", align_corners=False, antialias=True).to(images.dtype)
 
-    def undo(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    def undo(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
         """Bring a map `(N, h, w)` of the view back to the original's grid `size`."""
         return upsample(maps.flip(-1) if self.flip else maps, size)
 
@@ -50,7 +54,7 @@ def average(maps: Sequence[Tensor], seen: Sequence[View], fused: bool) -> Tensor
     if len(maps) == 1:
         return maps[0]
     finest = max(range(len(seen)), key=lambda at: (seen[at].scale if seen[at].scale >= LARGER else 0.0, -at))
-    size = (maps[finest].shape[1], maps[finest].shape[2])
+    size = tuple(maps[finest].shape[1:])
     scaled = [of_view / peak(of_view.abs()) for of_view in maps] if fused else maps
     return torch.stack([view.undo(of_view, size) for view, of_view in zip(seen, scaled, strict=True)]).mean(0)
 

@@ -78,7 +78,7 @@ def fullgrad(activations: Tensor, gradients: Tensor) -> Tensor:
     size = (activations * gradients).abs()
     size = size - size.amin(dim=tuple(range(2, size.ndim)), keepdim=True)
     flat = size.flatten(2)
-    return (flat / peak(flat.unsqueeze(-1)).squeeze(-1)).sum(1).unflatten(1, size.shape[2:])
+    return (flat / peak(flat.flatten(0, 1)).unflatten(0, flat.shape[:2])).sum(1).unflatten(1, size.shape[2:])
 
 
 register("fullgrad", fullgrad, gather=bias_gradients, label="FullGrad", adds_layers=True, declared_linear=False)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from finercam.core.capture import INPUT, exchanged, guest, run_model
 from finercam.core.contrast import Contrast, one_hot
 from finercam.core.evidence import Evidence
+from finercam.core.maps import aligned, places, upsample
 from finercam.core.pixels import gaussian, pixel_evidence
 from finercam.errors import FinerCAMError
 from finercam.methods.fold import folded
@@ -32,6 +32,8 @@ SMOOTHING = 0.015
 """Standard deviation of the Gaussian over fine maps, as a share of the shorter side: chosen by docs/fine.md."""
 BATCH = {"cpu": 4}
 """How many masked images or ablated variants run at once; more would not fit in a processor's cache."""
+LAST = {3: torch.channels_last, 4: torch.channels_last_3d}
+"""The memory format with channels last of an image `(C, H, W)` and of a volume `(C, D, H, W)`."""
 
 Vary = Callable[[Tensor], Iterable[Tensor]]
 """Makes several masks of each one `(B, 1, H, W)`, whose scores are averaged."""
@@ -88,9 +90,9 @@ def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, c
     own = source.under(relevance=False).gradients(one_hot(contrast.target, directions[:, 0])[:, None])
     activations = []
     for activation, gradient in zip(source.activations, own, strict=True):
-        size = gradient[:, 0].mean(dim=(2, 3)).abs()
+        size = gradient[:, 0].mean(dim=places(activation, 2)).abs()
         best = size.sort(dim=1, descending=True, stable=True).indices[:, :count]
-        activations.append(activation.gather(1, best[:, :, None, None].expand(-1, -1, *activation.shape[2:])))
+        activations.append(activation.gather(1, aligned(best, activation).expand(-1, -1, *activation.shape[2:])))
     evidence = scored(source, directions, tuple(activations))
     return Evidence(
         evidence.logits,
@@ -178,15 +180,15 @@ def masked_scores(
     """
     # On processors convolutions are faster on channels-last input, whatever layout the model's weights have.
     image = source.images[sample]
-    memory = torch.channels_last if image.device.type == "cpu" else torch.contiguous_format
+    memory = LAST[image.ndim] if image.device.type == "cpu" else torch.contiguous_format
     low, high = activation.flatten(1).aminmax(dim=1)
     alive = (high > low if vary is None else torch.ones_like(high)).nonzero().flatten()
     found = baseline.repeat(len(activation), 1)
     for chosen in alive.split(batch_size(image)):
-        masks = F.interpolate(activation[chosen][:, None], image.shape[1:], mode="bilinear", align_corners=False)
+        masks = upsample(activation[chosen], tuple(image.shape[1:]))[:, None]
         bottom, top = masks.flatten(1).aminmax(dim=1)
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
-        masks = (masks - bottom[:, None, None, None]) / span[:, None, None, None]
+        masks = (masks - aligned(bottom, masks)) / aligned(span, masks)
         readout = source.readout.repeated(sample, len(masks))
         runs = [
             run_model(source.model, (image * mask).contiguous(memory_format=memory), readout)
@@ -246,7 +248,7 @@ class VariantRuns:
 
     def run(self, variants: Tensor) -> Tensor:
         count = variants.shape[self.batch_axis]
-        return self._run(variants, self.image if self.once else self.image.expand(count, -1, -1, -1))
+        return self._run(variants, self.image if self.once else self.image.expand(count, *self.image.shape[1:]))
 
     def _run(self, variants: Tensor, images: Tensor) -> Tensor:
         name, module = self.source.layers[self.layer]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def _scores(source: Source, layer: int, sample: int) -> Tensor:
     axis = 1 if layout.kind == "tokens-first" else 0
     own = source.run.activations[layer].detach().narrow(axis, sample, 1)
     runs = VariantRuns(source, layer, sample, batch_axis=axis)
-    masks = _windows(*layout.grid).to(own)
+    masks = _windows(layout.grid).to(own)
     found = []
     for chosen in masks.split(batch_size(own)):
         if layout.kind == "nchw":
@@ -55,13 +57,12 @@ def _scores(source: Source, layer: int, sample: int) -> Tensor:
     return torch.cat(found)
 
 
-def _windows(height: int, width: int) -> Tensor:
-    """One mask for each place, `(P, h, w)`, with 1 at the place itself."""
-    rows, columns = (
-        (1 - (torch.arange(size)[:, None] - torch.arange(size)).abs() / (WINDOW + 1)).clamp(min=0)
-        for size in (height, width)
+def _windows(grid: tuple[int, ...]) -> Tensor:
+    """One mask for each place of the grid, `(P, h, w)`, with 1 at the place itself."""
+    axes = (
+        (1 - (torch.arange(size)[:, None] - torch.arange(size)).abs() / (WINDOW + 1)).clamp(min=0) for size in grid
     )
-    return torch.einsum("ai,bj->abij", rows, columns).flatten(0, 1)
+    return functools.reduce(torch.kron, axes).unflatten(1, grid)
 
 
 register(

@@ -1,13 +1,16 @@
 """Map rules: how activations and the gradients of a contrast become a signed map.
 
 Every rule takes `activations (N, C, h, w)` and `gradients (N, C, h, w)`, or `(N, C, 1, 1)` for channel scores,
-and gives the map before the final ReLU, `(N, h, w)`. The contrast is in the gradients already.
+and gives the map before the final ReLU, `(N, h, w)`. The contrast is in the gradients already. Volumes have a third
+axis of places, `(N, C, d, h, w)`, and every rule takes them too.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from finercam.core.maps import aligned, places
 
 __all__ = [
     "eigengradcam",
@@ -28,12 +31,12 @@ def weighted(activations: Tensor, alpha: Tensor) -> Tensor:
     >>> weighted(torch.ones(1, 2, 3, 3), torch.tensor([[2.0, -0.5]])).unique()
     tensor([1.5000])
     """
-    return torch.einsum("nc,nchw->nhw", alpha, activations)
+    return torch.einsum("nc,nc...->n...", alpha, activations)
 
 
 def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their mean gradient (Selvaraju et al., ICCV 2017, Eq. 1-2; linear in the contrast)."""
-    return weighted(activations, gradients.mean(dim=(2, 3)))
+    return weighted(activations, gradients.mean(dim=places(gradients, 2)))
 
 
 CANCELLED = 1 / 32
@@ -47,11 +50,11 @@ def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     (after a LayerNorm, for example), the quotient is huge and its sign is rounding error, so the second term fades to
     zero with `sum(A) / sum(|A|)` below 1/32; such a channel gets its Grad-CAM weight. Other channels are unchanged.
     """
-    mean = gradients.mean(dim=(2, 3))
-    size = activations.abs().sum(dim=(2, 3))
+    mean, axes = gradients.mean(dim=places(gradients, 2)), places(activations, 2)
+    size = activations.abs().sum(dim=axes)
     size = torch.where(size == 0, torch.inf, size)
-    balance = activations.sum(dim=(2, 3)) / size  # in [-1, 1]; 1 for activations after a ReLU
-    spread = ((gradients - mean[..., None, None]) * activations).sum(dim=(2, 3)) / size
+    balance = activations.sum(dim=axes) / size  # in [-1, 1]; 1 for activations after a ReLU
+    spread = ((gradients - aligned(mean, gradients)) * activations).sum(dim=axes) / size
     return weighted(activations, mean + spread * balance / balance.square().clamp(min=CANCELLED**2))
 
 
@@ -76,9 +79,10 @@ def gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
     Eq. 19, `g^2 / (2 g^2 + mass g^3)`, is taken as `1 / (2 + mass g)`: the powers of a small gradient vanish beside
     any constant that would keep the quotient finite, and the map would depend on the scale of the logits.
     """
-    below = 2 + activations.sum(dim=(2, 3), keepdim=True) * gradients
+    axes = places(activations, 2)
+    below = 2 + activations.sum(dim=axes, keepdim=True) * gradients
     share = torch.where(below == 0, 0.0, 1 / below)
-    return weighted(activations, (gradients.relu() * share).expand_as(activations).sum(dim=(2, 3)))
+    return weighted(activations, (gradients.relu() * share).expand_as(activations).sum(dim=axes))
 
 
 def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -124,4 +128,4 @@ def softmax_weighted(activations: Tensor, gradients: Tensor) -> Tensor:
 
     All weights are then positive, so the map has no negative evidence; Finer-CAM's Eq. 9 leaves the softmax out.
     """
-    return weighted(activations, gradients.mean(dim=(2, 3)).softmax(dim=1))
+    return weighted(activations, gradients.mean(dim=places(gradients, 2)).softmax(dim=1))

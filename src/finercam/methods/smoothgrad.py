@@ -8,6 +8,7 @@ from torch import Tensor
 from finercam.core.capture import capture
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence
+from finercam.core.maps import aligned, places
 from finercam.methods import rules
 from finercam.methods.method import register
 from finercam.methods.source import Source
@@ -27,7 +28,7 @@ def noisy_gradients(source: Source, contrast: Contrast, directions: Tensor) -> E
     """
     generator = torch.Generator().manual_seed(0)
     low, high = source.images.flatten(1).aminmax(dim=1)
-    spread = (NOISE * (high - low)).view(-1, 1, 1, 1)
+    spread = aligned(NOISE * (high - low), source.images)
     activations, gradients = [], []
     for _ in range(COPIES):
         noise = torch.randn(source.images.shape[1:], generator=generator).to(source.images)
@@ -48,13 +49,16 @@ def smooth_gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
     """
     gradients = gradients.unflatten(1, (COPIES, -1))
     maps = activations.unflatten(1, (COPIES, -1)).mean(1)
-    scale = gradients.abs().amax((1, 3, 4), keepdim=True).clamp(min=torch.finfo(gradients.dtype).tiny)
+    axes = places(maps, 2)
+    scale = (
+        gradients.abs().amax((1, *places(gradients, 3)), keepdim=True).clamp(min=torch.finfo(gradients.dtype).tiny)
+    )
     unit = gradients / scale  # cubes of small gradients would vanish
     second, third = unit.square().mean(1), unit.pow(3).mean(1)
     ratio = torch.where(second == 0, 0.0, third / second) * scale[:, 0]
-    below = 2 + maps.sum((2, 3), keepdim=True) * ratio
+    below = 2 + maps.sum(axes, keepdim=True) * ratio
     share = torch.where(below == 0, 0.0, 1 / below)
-    return rules.weighted(maps, (gradients.mean(1).relu() * share).sum((2, 3)))
+    return rules.weighted(maps, (gradients.mean(1).relu() * share).sum(axes))
 
 
 register(

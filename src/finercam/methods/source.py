@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from finercam.core.capture import INPUT, Capture, capture
 from finercam.core.grid import Layout
 from finercam.core.logits import Readout
+from finercam.core.maps import aligned, places
 from finercam.core.pixels import BASELINE, gaussian
 from finercam.errors import FinerCAMError
 
@@ -81,7 +82,7 @@ class Source:
         if self.averaged is not None:
             (activation,) = self.activations
             alpha = directions.to(self.averaged) @ self.averaged / activation[0, 0].numel()
-            return (alpha[..., None, None].expand(-1, -1, -1, *activation.shape[2:]),)
+            return (aligned(alpha, activation[None]).expand(-1, -1, -1, *activation.shape[2:]),)
         raw = self.run.gradients(directions)
         found = [self.to_maps(gradient) for gradient in raw]
         self._check_patches_reach_the_logits(raw, found)
@@ -106,7 +107,8 @@ class Source:
         with torch.autocast(self.logits.device.type, enabled=False), torch.no_grad():
             if self.averaged is not None:
                 (alpha,) = self.gradients(directions)
-                return (torch.einsum("nmc,nchw->nmhw", alpha[..., 0, 0].to(activations[0]), activations[0]),)
+                rows = alpha.flatten(3)[..., 0].to(activations[0])
+                return (torch.einsum("nmc,nc...->nm...", rows, activations[0]),)
             for at in range(directions.shape[1]):
                 (raw,) = self.run.gradients(directions[:, at : at + 1], retain=at + 1 < directions.shape[1])
                 found = self.to_maps(raw)
@@ -124,7 +126,7 @@ class Source:
         if not same or activation.dtype not in (torch.float32, torch.float64) or rows.shape[1] != activation.shape[1]:
             return None
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            logits = torch.nn.functional.linear(activation.mean(dim=(2, 3)), rows, bias)
+            logits = torch.nn.functional.linear(activation.mean(dim=places(activation, 2)), rows, bias)
         return rows if float((logits - self.logits).abs().amax()) <= CLOSE * float(self.logits.abs().amax()) else None
 
     def gradients_match(self, rows: Tensor) -> bool:
@@ -142,7 +144,7 @@ class Source:
 
 
 def _image_layout(images: Tensor) -> Layout:
-    return Layout("nchw", (images.shape[-2], images.shape[-1]))
+    return Layout("nchw", tuple(images.shape[2:]))
 
 
 def _share(pixels: bool, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -161,8 +163,9 @@ def _stacked(gradients: tuple[Tensor, ...]) -> Tensor:
 
     This is so before mean pooling, in most CNNs. The evidence is then h * w times smaller and faster to combine.
     """
-    corners = tuple(gradient[..., :1, :1] for gradient in gradients)
-    far = tuple(gradient[..., -1:, -1:] for gradient in gradients)  # a quick test that decides most other cases
+    first, last = (((..., *(at,) * (gradients[0].ndim - 2))) for at in (slice(1), slice(-1, None)))
+    corners = tuple(gradient[first] for gradient in gradients)
+    far = tuple(gradient[last] for gradient in gradients)  # a quick test that decides most other cases
     if not all(map(torch.equal, corners, far)) or not all(
         torch.equal(gradient, corner.expand_as(gradient)) for gradient, corner in zip(gradients, corners, strict=True)
     ):
