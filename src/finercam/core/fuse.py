@@ -45,12 +45,13 @@ def fuse(signed: Sequence[Tensor], fusion: str = "mean") -> Tensor:
     >>> fuse([torch.tensor([[[2.0, -1.0]]]), torch.tensor([[[0.5, 2.0]]])], "geometric")
     tensor([[[0.5000, 0.0000]]])
     """
+    if fusion != "sum":
+        checked_fusion(fusion)
     if len(signed) == 1:
         return signed[0]
     finest = max((tuple(s.shape[1:]) for s in signed), key=math.prod)
     if fusion == "sum":
         return torch.stack([upsample(s, finest) for s in signed]).sum(0)
-    checked_fusion(fusion)
     scaled = torch.stack([upsample(s / peak(s.abs()), finest) for s in signed])
     if fusion == "mean":
         return scaled.mean(0)
