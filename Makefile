@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo app test quick lint docs bench study fuzz clean
+.PHONY: demo app test quick lint docs bench study fuzz integrations clean
 
 demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table here, panels and a page in out/demo
 	$(BIN)/finercam demo --out $(OUT)
@@ -38,8 +38,13 @@ fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing, a minute each (a job of it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,fuzz]'
 	for target in images files contrasts; do $(BIN)/python -m fuzz.$$target --seconds 60 --seed 1 || exit 1; done
 
+integrations:  ## tests against libraries that are too heavy for CI, in an environment of their own
+	test -x $(VENV)-integrations/bin/uv || ($(PYTHON) -m venv $(VENV)-integrations && $(VENV)-integrations/bin/python -m pip install --quiet uv)
+	$(VENV)-integrations/bin/uv pip install --quiet --python $(VENV)-integrations/bin/python --editable '.[all,test,integrations]'
+	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest -m integration
+
 clean:
-	rm -rf $(VENV) out site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-integrations out site .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ready-demo: pyproject.toml constraints.txt
 	$(call install,all)

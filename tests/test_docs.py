@@ -98,7 +98,7 @@ def small(monkeypatch):
 
 
 def test_every_page_with_code_is_run():
-    run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md"}
+    run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md"}
     run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
     for page, file in RUN_ELSEWHERE.items():
@@ -106,7 +106,7 @@ def test_every_page_with_code_is_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md"])
+@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md"])
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run_page(page)

@@ -284,6 +284,42 @@ class Explanation:
 
         return save(self, out, names, image, preprocess=preprocess)
 
+    def to_coco(self, photos: Any, preprocess: Preprocess | None = None, **options: Any) -> dict[str, Any]:
+        """Lit regions in COCO's format, in the photos' own pixels. See `finercam.export.coco` for the options."""
+        from finercam.export import coco, record
+
+        return coco.coco(record.records(self, photos, preprocess), **options)
+
+    def to_label_studio(self, photos: Any, preprocess: Preprocess | None = None, **options: Any) -> list[dict]:
+        """Lit regions as Label Studio's predictions. See `finercam.export.label_studio` for the options."""
+        from finercam.export import label_studio, record
+
+        return label_studio.label_studio(record.records(self, photos, preprocess), **options)
+
+    def to_regions(self, photos: Any, preprocess: Preprocess | None = None, **options: Any) -> str:
+        """Lit regions as CSV by Audiovisual Core's terms. See `finercam.export.regions` for the options."""
+        from finercam.export import record, regions
+
+        return regions.regions(record.records(self, photos, preprocess), **options)
+
+    def to_rasters(self, folder: str | os.PathLike[str], photos: Any, preprocess: Preprocess | None = None) -> Path:
+        """16-bit PNGs of the photos' size, with the question as JSON. See `finercam.export.rasters`."""
+        from finercam.export import rasters, record
+
+        return rasters.rasters(record.records(self, photos, preprocess), folder)
+
+    def to_dataset(self, photos: Any, preprocess: Preprocess | None = None) -> Any:
+        """A Hugging Face dataset with photos, maps and questions. See `finercam.export.dataset`."""
+        from finercam.export import dataset, record
+
+        return dataset.dataset(record.records(self, photos, preprocess))
+
+    def to_fiftyone(self, photos: Any, preprocess: Preprocess | None = None, **options: Any) -> list[Any]:
+        """FiftyOne samples with heatmaps. See `finercam.export.fiftyone` for the options."""
+        from finercam.export import fiftyone, record
+
+        return fiftyone.fiftyone(record.records(self, photos, preprocess), **options)
+
     def _repr_png_(self) -> bytes | None:
         """How Jupyter shows it: the panel of the first images, where they were kept."""
         if self.images is None or len(self) == 0:

@@ -74,6 +74,9 @@ def run(
     ray: str = typer.Option(None, help="Use a Ray cluster: local, auto, or its address."),
     workers: int = typer.Option(2, min=1, help="With --ray: how many workers hold the model."),
     gpus_per_worker: float = typer.Option(0.0, min=0.0, help="With --ray: GPUs, or a share of one, for each worker."),
+    export: list[str] = typer.Option(
+        None, help="Also write OUT/export: coco, label-studio, regions, rasters or dataset; may be repeated."
+    ),
 ) -> None:
     """Explain a whole dataset into Parquet files that answer further questions without the model (finercam.open_run).
 
@@ -82,8 +85,11 @@ def run(
     """
     from finercam.commands.console import complain, progress
     from finercam.commands.explain import load
-    from finercam.run import Cluster, explain_dataset
+    from finercam.export.formats import checked_format
+    from finercam.run import Cluster, explain_dataset, open_run
+    from finercam.run.export import export_run
 
+    formats = [checked_format(name) for name in export or ()]
     with _says_what_is_kept(out):
         cluster = None if ray is None else Cluster(ray, workers, gpus_per_worker)
         loaded = load(model, _device(device, ray, gpus_per_worker), size)
@@ -123,6 +129,8 @@ def run(
                 device="cuda" if ray is not None and gpus_per_worker > 0 else _kind(loaded),
             )
     _report(outcome, out, time.perf_counter() - begun)
+    for name in formats:
+        typer.echo(f"exported: {export_run(open_run(out), name)}")
     if outcome.failed:
         raise typer.Exit(1)
 
