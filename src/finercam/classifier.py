@@ -41,6 +41,7 @@ class Classifier:
         scores: Scores | None = None,
         layout: Layout | None = None,
     ) -> None:
+        model = unwrap(model)
         if not isinstance(model, nn.Module):
             raise FinerCAMError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         if isinstance(model, torch.jit.ScriptModule):
@@ -56,7 +57,7 @@ class Classifier:
             raise FinerCAMError("the model's parameters are on the meta device and have no values; load its weights")
         if layout is not None and not isinstance(layout, Layout | tuple):
             raise FinerCAMError(f"layout={layout!r}: expected a finercam.core.grid.Layout, a grid (h, w), or None")
-        self.model = unwrap(model)
+        self.model = model
         self.layer = layer
         self.readout = Readout.of(scores)
         self.layout = layout

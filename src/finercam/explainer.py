@@ -26,7 +26,7 @@ from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation, checked_link, joined
 from finercam.methods import Method
 from finercam.methods.source import Source
-from finercam.names import in_order
+from finercam.names import in_order, names_in
 from finercam.question import Question
 
 __all__ = ["FinerCAM"]
@@ -53,6 +53,7 @@ class FinerCAM:
             of the three coarsest resolutions ("stages:2" for two).
         scores: picks the logits `(N, K)` out of what the model returns; needed where the model returns several tensors.
         class_names: names in the order of the logits, or by id; classes can then be named in questions and answers.
+            None takes those that the model carries, such as `config.id2label` of transformers.
         fusion: "mean", "product", "geometric" or "weighted", of the maps of several layers.
         smooth: "flip", "scale", "larger" or several: the mean over mirrored, scaled and larger (1.5 times) views of the
             image; the question, the probabilities and the classes are always those of the image itself.
@@ -114,7 +115,8 @@ class FinerCAM:
         self.confusion = confusion
         self._use(self.preset.maps)
         self._recipe_chosen = not self.preset.needs_family
-        self.class_names = in_order(class_names)
+        self._carried = names_in(self.model) if class_names is None else None
+        self.class_names = in_order(class_names) if class_names is not None else self._carried
         self.keep_images = keep_images
         if batch_size is not None and (
             isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
@@ -221,7 +223,7 @@ class FinerCAM:
         """Nothing to undo: hooks live only while the model runs."""
 
     def _num_classes(self) -> int | None:
-        return self.classifier.num_classes if self.class_names is None else len(self.class_names)
+        return self.classifier.num_classes if self.class_names is self._carried else len(self.class_names)
 
     def _batches(self, images: Tensor) -> list[slice]:
         """Which images run together: the graph of the tail is alive for so many at a time."""
@@ -314,6 +316,9 @@ class FinerCAM:
 
     def _names(self, num_classes: int) -> tuple[str, ...] | None:
         if self.class_names is not None and len(self.class_names) != num_classes:
+            if self.class_names is self._carried:  # the head was replaced, and the model's own list was not
+                self.class_names = self._carried = None
+                return None
             raise FinerCAMError(
                 f"{len(self.class_names)} class names for a model with {num_classes} classes; give one for each"
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finercam.errors import FinerCAMError, suggest
 
-__all__ = ["class_id", "in_order", "label", "plain"]
+__all__ = ["class_id", "in_order", "label", "names_in", "plain"]
 
 
 def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
@@ -35,6 +35,30 @@ def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...]
             "class_names: expected one name (str) for each class, in the order of the logits, or a mapping from ids 0…"
         )
     return tuple(listed)
+
+
+def names_in(model: Any) -> tuple[str, ...] | None:
+    """The class names that a model carries: its `class_names`, its `names` (Ultralytics), or its `config.id2label`.
+
+    None where it carries none, or only numbers in their place, such as `LABEL_0`.
+
+    >>> from types import SimpleNamespace
+    >>> names_in(SimpleNamespace(config=SimpleNamespace(id2label={0: "wren", 1: "robin"})))
+    ('wren', 'robin')
+    """
+    config = getattr(model, "config", None)
+    for carried in (
+        getattr(model, "class_names", None),
+        getattr(model, "names", None),
+        getattr(config, "id2label", None),
+    ):
+        try:
+            names = in_order(carried if isinstance(carried, Mapping | list | tuple) else None)
+        except FinerCAMError:
+            continue
+        if names and any(name not in (str(index), f"LABEL_{index}") for index, name in enumerate(names)):
+            return names
+    return None
 
 
 def class_id(given: Any, names: Sequence[str] | None, num_classes: int | None, what: str = "class") -> int:

@@ -29,7 +29,7 @@ _ENTRANCES = {"norm1", "ln_1", "ln1", "layernorm_before", "layer_norm1", "norm_b
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile, DataParallel and DistributedDataParallel wrappers.
+    """The model inside torch.compile, DataParallel and DistributedDataParallel, a pipeline, or an Ultralytics YOLO.
 
     >>> type(unwrap(nn.DataParallel(nn.Linear(2, 2)))).__name__
     'Linear'
@@ -38,6 +38,10 @@ def unwrap(model: nn.Module) -> nn.Module:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module
+        if inner is None and (not isinstance(model, nn.Module) or hasattr(model, "predictor")):
+            inner = getattr(
+                model, "model", None
+            )  # a pipeline of transformers, or YOLO, whose forward gives no logits
         if not isinstance(inner, nn.Module):
             return model
         model = inner

@@ -117,7 +117,7 @@ def load_directory(path: str | os.PathLike[str]) -> LoadedModel:
         raise FinerCAMError(f"{folder}/config.json: preprocess is missing")
     source = {"path": str(folder), "architecture": config["architecture"], "provenance": config.get("provenance")}
     if classes is None:
-        classes = config_names(getattr(model, "config", None))
+        classes = config_names(model)
     return LoadedModel(model.eval(), Preprocess.from_json(preprocess), classes, folder.resolve().name, source)
 
 

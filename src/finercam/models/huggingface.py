@@ -16,7 +16,7 @@ from finercam.io import one_line
 from finercam.models.budget import MAX_INTEGER, check_settings, is_plain
 from finercam.models.loaded import LoadedModel, check_options, distinct_names
 from finercam.models.preprocessing import processor_settings, timm_preprocess
-from finercam.names import in_order
+from finercam.names import names_in
 
 __all__ = [
     "check_classifier",
@@ -58,7 +58,7 @@ def load_classifier(text: str, name: str, options: Mapping[str, Any]) -> LoadedM
         model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     timm_config = getattr(config, "pretrained_cfg", None)  # a timm model in a wrapper of transformers
     preprocess = timm_preprocess(timm_config) if timm_config else _processor(text, name, extra)
-    return LoadedModel(model, preprocess, config_names(config), name, {"library": "transformers", "name": name})
+    return LoadedModel(model, preprocess, config_names(model), name, {"library": "transformers", "name": name})
 
 
 def load_tower(text: str, name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
@@ -92,11 +92,10 @@ def load_both_towers(text: str, name: str) -> tuple[nn.Module, Callable[..., Any
     return model, tokenizer, _processor(text, name, {})
 
 
-def config_names(config: Any) -> list[str] | None:
-    """Class names of a configuration's `id2label`; None without, or where they are placeholders (`LABEL_0`)."""
-    names = list(in_order(getattr(config, "id2label", None) or {}) or ())
-    placeholders = [f"LABEL_{index}" for index in range(len(names))]
-    return None if not names or names == placeholders else distinct_names(names)
+def config_names(model: Any) -> list[str] | None:
+    """The different class names that a model's configuration carries; None without."""
+    names = names_in(model)
+    return None if names is None else distinct_names(names)
 
 
 def _revision(options: Mapping[str, Any]) -> dict[str, Any]:
