@@ -33,6 +33,7 @@ RUN_ELSEWHERE = {
     "probe.md": "probe/test_probe_page.py",
     "report.md": "report/test_report_page.py",
     "scale.md": "run/test_scale_page.py",
+    "species.md": "models/test_bioclip.py",
 }
 """Pages whose Python is run by a test beside the fixtures that it needs."""
 

@@ -33,7 +33,7 @@ class ImageText:
 
 def load_image_text(text: str, device: str | torch.device = "cpu") -> ImageText:
     """An image–text model from a string: `twotower`, a folder of such a model, `open_clip/<name>/<pretrained>`, or
-    `hf/<org>/<name>` (CLIP or SigLIP); of open_clip with `?pretrained=false` and `?image_size=`.
+    `hf/<org>/<name>` (CLIP or SigLIP), `open_clip/bioclip`; of open_clip with `?pretrained=false` and `?image_size=`.
 
     Raises FinerCAMError, one line, for what does not exist or cannot be reached.
 

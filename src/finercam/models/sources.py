@@ -32,5 +32,9 @@ def model_sources() -> list[tuple[str, str]]:
         ("hf/<org>/<name>", "a transformers image classifier of the hub; ?revision=main"),
         ("hf/<folder>", "the same from a folder: hf/./relative or hf//absolute"),
         ("open_clip/<name>/<pretrained>", "the image tower of a CLIP model; ?pool=avg (patch mean) or tok (CLS)"),
+        (
+            "open_clip/bioclip",
+            "BioCLIP, also bioclip-2; open_clip/hf-hub:<org>/<name> and open_clip/local-dir:<folder>",
+        ),
         ("…?native=1000", "any of these at each image's own shape, the longest side at most 1000 pixels"),
     ]
