@@ -68,6 +68,6 @@ def _rows(module: nn.Module, num_classes: int) -> Tensor | None:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return None
-    if weight.ndim == 4 and weight.shape[2:] == (1, 1) and getattr(module, "groups", 1) == 1:
+    if weight.ndim in (4, 5) and weight[0, 0].numel() == 1 and getattr(module, "groups", 1) == 1:
         weight = weight.flatten(1)
     return weight.detach() if weight.ndim == 2 and weight.shape[0] == num_classes else None

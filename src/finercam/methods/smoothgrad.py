@@ -21,18 +21,20 @@ NOISE = 0.15
 """Standard deviation of the noise, as a share of the range of the image's values."""
 
 
-def noisy_gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Activations and gradients of `COPIES` noisy copies, side by side as channels: `(N, COPIES · C, h, w)`.
+def noisy_gradients(
+    source: Source, contrast: Contrast, directions: Tensor, copies: int = COPIES, spread: float | None = None
+) -> Evidence:
+    """Activations and gradients of noisy copies, side by side as channels: `(N, copies · C, h, w)`.
 
-    The noise is the same at every call.
+    `spread` is the noise's standard deviation; None takes `NOISE` of each image's range. It is the same at every call.
     """
     generator = torch.Generator().manual_seed(0)
     low, high = source.images.flatten(1).aminmax(dim=1)
-    spread = aligned(NOISE * (high - low), source.images)
+    size = aligned(NOISE * (high - low), source.images) if spread is None else spread
     activations, gradients = [], []
-    for _ in range(COPIES):
+    for _ in range(copies):
         noise = torch.randn(source.images.shape[1:], generator=generator).to(source.images)
-        noisy = source.images + spread * noise
+        noisy = source.images + size * noise
         run = capture(source.model, source.layers, noisy, source.readout, through_relu=source.through_relu)
         activations.append(source.to_maps(tuple(activation.detach() for activation in run.activations)))
         found = [source.to_maps(gradient) for gradient in run.gradients(directions)]
@@ -42,13 +44,13 @@ def noisy_gradients(source: Source, contrast: Contrast, directions: Tensor) -> E
     return Evidence(source.logits.cpu().double(), directions, joined, kept)
 
 
-def smooth_gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
+def smooth_gradcam_plusplus(activations: Tensor, gradients: Tensor, copies: int = COPIES) -> Tensor:
     """Grad-CAM++ of averaged activations and derivatives (Omeiza et al., 2019, Eq. 7).
 
     `D² / (2 D² + mass · D³)` is taken as `1 / (2 + mass · D³ / D²)`, as in `gradcam_plusplus`.
     """
-    gradients = gradients.unflatten(1, (COPIES, -1))
-    maps = activations.unflatten(1, (COPIES, -1)).mean(1)
+    gradients = gradients.unflatten(1, (copies, -1))
+    maps = activations.unflatten(1, (copies, -1)).mean(1)
     axes = places(maps, 2)
     scale = (
         gradients.abs().amax((1, *places(gradients, 3)), keepdim=True).clamp(min=torch.finfo(gradients.dtype).tiny)

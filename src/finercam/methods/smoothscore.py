@@ -22,26 +22,33 @@ STEPS = 10
 """IS-CAM: how many steps the masks take."""
 
 
-def noisy_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Score-CAM's logits, the mean over `SAMPLES` masks with Gaussian noise (SS-CAM, Wang et al., 2020).
+def noisy_scores(
+    source: Source, contrast: Contrast, directions: Tensor, samples: int | None = None, spread: float | None = None
+) -> Evidence:
+    """Score-CAM's logits, the mean over `samples` (35) masks with Gaussian noise (SS-CAM, Wang et al., 2020).
 
-    The noise is the same at every call. Costs `SAMPLES` times as much as Score-CAM.
+    `spread` (2) is the noise's standard deviation. The noise is the same at every call. Costs `samples` times as much as
+    Score-CAM.
     """
     generator = torch.Generator().manual_seed(0)
 
+    count, size = samples or SAMPLES, NOISE if spread is None else spread
+
     def noisy(masks: Tensor) -> Iterator[Tensor]:
-        for _ in range(SAMPLES):
-            yield masks + NOISE * torch.randn(masks.shape, generator=generator).to(masks)
+        for _ in range(count):
+            yield masks + size * torch.randn(masks.shape, generator=generator).to(masks)
 
     return scored(source, directions, source.activations, noisy)
 
 
-def integrated_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
-    """Score-CAM's logits, the mean over masks times 1/S, 3/S, 6/S, …, S the number of `STEPS` (IS-CAM, Naidu et al., 2020)."""
+def integrated_scores(source: Source, contrast: Contrast, directions: Tensor, steps: int | None = None) -> Evidence:
+    """Score-CAM's logits, the mean over masks times 1/S, 3/S, 6/S, …, S the number of `steps` (10) (IS-CAM, Naidu et al., 2020)."""
+
+    steps = steps or STEPS
 
     def brighter(masks: Tensor) -> Iterator[Tensor]:
-        for step in range(1, STEPS + 1):
-            yield masks * (step * (step + 1) / 2 / STEPS)
+        for step in range(1, steps + 1):
+            yield masks * (step * (step + 1) / 2 / steps)
 
     return scored(source, directions, source.activations, brighter)
 

@@ -1,0 +1,20 @@
+"""Extractors under torch-cam's names: hooks on the caller's model, and maps from the caller's own forward pass."""
+
+from finercam.compat.torchcam.methods.activation import CAM, ISCAM, SSCAM, ScoreCAM
+from finercam.compat.torchcam.methods.composed import FinerCAM, LeGrad, RefineCAM
+from finercam.compat.torchcam.methods.gradient import GradCAM, GradCAMpp, LayerCAM, SmoothGradCAMpp, XGradCAM
+
+__all__ = [
+    "CAM",
+    "ISCAM",
+    "SSCAM",
+    "FinerCAM",
+    "GradCAM",
+    "GradCAMpp",
+    "LayerCAM",
+    "LeGrad",
+    "RefineCAM",
+    "ScoreCAM",
+    "SmoothGradCAMpp",
+    "XGradCAM",
+]
