@@ -31,7 +31,6 @@ def noisy_scores(
     Score-CAM.
     """
     generator = torch.Generator().manual_seed(0)
-
     count, size = samples or SAMPLES, NOISE if spread is None else spread
 
     def noisy(masks: Tensor) -> Iterator[Tensor]:
@@ -43,7 +42,6 @@ def noisy_scores(
 
 def integrated_scores(source: Source, contrast: Contrast, directions: Tensor, steps: int | None = None) -> Evidence:
     """Score-CAM's logits, the mean over masks times 1/S, 3/S, 6/S, …, S the number of `steps` (10) (IS-CAM, Naidu et al., 2020)."""
-
     steps = steps or STEPS
 
     def brighter(masks: Tensor) -> Iterator[Tensor]:
