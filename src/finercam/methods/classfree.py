@@ -38,10 +38,10 @@ def kpca_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return rules.oriented(kernel_principal(activations), activations)
 
 
-def kernel_principal(features: Tensor) -> Tensor:
+def kernel_principal(features: Tensor, gamma: float | None = None) -> Tensor:
     """Score of each place on the first kernel principal component: `(N, C, h, w)` to `(N, h, w)`, of arbitrary sign.
 
-    The kernel is `tanh(x · y / C + 1)` of centred features, that of scikit-learn's `KernelPCA(kernel="sigmoid")`.
+    The kernel is `tanh(gamma x · y + 1)` of centred features, gamma 1/C by default, that of scikit-learn's `KernelPCA(kernel="sigmoid")`.
     Raises FinerCAMError for a grid of more than 64 × 64 places.
     """
     flat = features.flatten(2).mT
@@ -51,7 +51,7 @@ def kernel_principal(features: Tensor) -> Tensor:
             f"with at most {MOST_PLACES}"
         )
     centred = (flat - flat.mean(dim=1, keepdim=True)).double()
-    kernel = torch.tanh(centred @ centred.mT / centred.shape[2] + 1)
+    kernel = torch.tanh((1 / centred.shape[2] if gamma is None else gamma) * (centred @ centred.mT) + 1)
     rows = kernel.mean(dim=2, keepdim=True)
     kernel = kernel - rows - rows.mT + rows.mean(dim=1, keepdim=True)
     values, vectors = torch.linalg.eigh(kernel)
@@ -59,10 +59,10 @@ def kernel_principal(features: Tensor) -> Tensor:
     return component.to(features).unflatten(1, features.shape[2:])
 
 
-def fem(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Channels weighted by how many places exceed mean + 2σ (FEM, Fuad et al., IPTA 2020), whatever the class."""
+def fem(activations: Tensor, gradients: Tensor, k: float = 2.0) -> Tensor:
+    """Channels weighted by how many places exceed mean + k·σ (FEM, Fuad et al., IPTA 2020), whatever the class."""
     flat = activations.flatten(2)
-    high = flat.mean(dim=2) + 2 * flat.std(dim=2, correction=0)
+    high = flat.mean(dim=2) + k * flat.std(dim=2, correction=0)
     share = (flat > high[..., None]).to(flat).mean(dim=2)
     return torch.einsum("nc,ncp->np", share, flat).unflatten(1, activations.shape[2:])
 

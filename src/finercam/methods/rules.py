@@ -36,7 +36,12 @@ def weighted(activations: Tensor, alpha: Tensor) -> Tensor:
 
 def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their mean gradient (Selvaraju et al., ICCV 2017, Eq. 1-2; linear in the contrast)."""
-    return weighted(activations, gradients.mean(dim=places(gradients, 2)))
+    return weighted(activations, gradcam_weights(activations, gradients))
+
+
+def gradcam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM's channel weights `(N, C)`."""
+    return gradients.mean(dim=places(gradients, 2))
 
 
 CANCELLED = 1 / 32
@@ -50,12 +55,17 @@ def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     (after a LayerNorm, for example), the quotient is huge and its sign is rounding error, so the second term fades to
     zero with `sum(A) / sum(|A|)` below 1/32; such a channel gets its Grad-CAM weight. Other channels are unchanged.
     """
+    return weighted(activations, xgradcam_weights(activations, gradients))
+
+
+def xgradcam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """XGrad-CAM's channel weights `(N, C)`."""
     mean, axes = gradients.mean(dim=places(gradients, 2)), places(activations, 2)
     size = activations.abs().sum(dim=axes)
     size = torch.where(size == 0, torch.inf, size)
     balance = activations.sum(dim=axes) / size  # in [-1, 1]; 1 for activations after a ReLU
     spread = ((gradients - aligned(mean, gradients)) * activations).sum(dim=axes) / size
-    return weighted(activations, mean + spread * balance / balance.square().clamp(min=CANCELLED**2))
+    return mean + spread * balance / balance.square().clamp(min=CANCELLED**2)
 
 
 def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -79,10 +89,15 @@ def gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
     Eq. 19, `g^2 / (2 g^2 + mass g^3)`, is taken as `1 / (2 + mass g)`: the powers of a small gradient vanish beside
     any constant that would keep the quotient finite, and the map would depend on the scale of the logits.
     """
+    return weighted(activations, gradcam_plusplus_weights(activations, gradients))
+
+
+def gradcam_plusplus_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM++'s channel weights `(N, C)`."""
     axes = places(activations, 2)
     below = 2 + activations.sum(dim=axes, keepdim=True) * gradients
     share = torch.where(below == 0, 0.0, 1 / below)
-    return weighted(activations, (gradients.relu() * share).expand_as(activations).sum(dim=axes))
+    return (gradients.relu() * share).expand_as(activations).sum(dim=axes)
 
 
 def eigengradcam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -128,4 +143,9 @@ def softmax_weighted(activations: Tensor, gradients: Tensor) -> Tensor:
 
     All weights are then positive, so the map has no negative evidence; Finer-CAM's Eq. 9 leaves the softmax out.
     """
-    return weighted(activations, gradients.mean(dim=places(gradients, 2)).softmax(dim=1))
+    return weighted(activations, softmax_weights(activations, gradients))
+
+
+def softmax_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Channel weights `(N, C)` that are positive and add up to 1."""
+    return gradients.mean(dim=places(gradients, 2)).softmax(dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from finercam.methods import rules
 from finercam.methods.method import register
 
-__all__ = ["segeigencam"]
+__all__ = ["larger_end_positive", "segeigencam"]
 
 
 def segeigencam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -17,7 +17,11 @@ def segeigencam(activations: Tensor, gradients: Tensor) -> Tensor:
     Chung & Ying, Appl. Sci. 2025, 15(13), 7562, Eq. 10-13; the contrast comes before the magnitude, which forgets
     whether a place speaks for or against the target.
     """
-    component = rules.principal(gradients.abs() * activations)
+    return larger_end_positive(rules.principal(gradients.abs() * activations))
+
+
+def larger_end_positive(component: Tensor) -> Tensor:
+    """The component `(N, h, w)`, turned where its lowest value is larger in magnitude than its highest."""
     places = component.flatten(1)
     flip = places.amin(dim=1).abs() > places.amax(dim=1).abs()
     return torch.where(flip.view(-1, *[1] * (component.ndim - 1)), -component, component)
