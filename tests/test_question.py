@@ -150,6 +150,12 @@ def test_as_many_rivals_as_images_could_mean_two_things(toys, pictures, target, 
         explain(pictures(3), target, against)
 
 
+@pytest.mark.parametrize("wrong", [10**19, 10**5000, -(10**400)], ids=["19", "5000", "-400"])
+def test_ids_that_no_model_can_have(toys, pictures, wrong):
+    with pytest.raises(FinerCAMError, match=r"a number of [0-9]+ bits: expected a class id"):
+        FinerCAM(toys.gap(), layer="features")(pictures(1), target=wrong)
+
+
 def test_why_the_prediction_and_not_the_true_class(toys, pictures):
     images, model = pictures(3), toys.gap()
     explain = FinerCAM(model, layer="features")

@@ -16,7 +16,7 @@ from finercam.core.capture import guest, run_model
 from finercam.core.grid import Layout, find_layout
 from finercam.core.head import find_heads, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
-from finercam.core.logits import Readout, Scores, ending
+from finercam.core.logits import Readout, Scores, ending, uncommon
 from finercam.core.stages import Stages, find_stages, stage_count
 from finercam.core.tokens import TOKENS, find_token_layers
 from finercam.core.views import IDENTITY, View
@@ -133,14 +133,7 @@ class Classifier:
             raise FinerCAMError(
                 f"images are {kind}; expected a float tensor (N, C, H, W), normalised as the model was trained"
             )
-        if images.is_nested or images.is_meta or images.layout != torch.strided:
-            kind = (
-                "nested tensor"
-                if images.is_nested
-                else "tensor without values"
-                if images.is_meta
-                else "sparse tensor"
-            )
+        if kind := uncommon(images):
             raise FinerCAMError(f"images are a {kind}; expected a dense float tensor (N, C, H, W)")
         if images.ndim not in (4, 5) or 0 in images.shape:
             hint = "; add a batch dimension, images[None]" if images.ndim == 3 else ""

@@ -117,6 +117,8 @@ class FinerCAM:
         self._recipe_chosen = not self.preset.needs_family
         self._carried = names_in(self.model) if class_names is None else None
         self.class_names = in_order(class_names) if class_names is not None else self._carried
+        if not isinstance(keep_images, bool):
+            raise FinerCAMError(f"keep_images={keep_images!r}: expected True or False")
         self.keep_images = keep_images
         if batch_size is not None and (
             isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1

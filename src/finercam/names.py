@@ -13,6 +13,8 @@ from finercam.errors import FinerCAMError, suggest
 
 __all__ = ["class_id", "in_order", "label", "names_in", "plain"]
 
+LARGEST_ID = 2**31
+
 
 def in_order(names: Sequence[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
     """Class names in the order of the logits, from a list of them or from a mapping like `config.id2label`.
@@ -62,7 +64,7 @@ def names_in(model: Any) -> tuple[str, ...] | None:
 
 
 def class_id(given: Any, names: Sequence[str] | None, num_classes: int | None, what: str = "class") -> int:
-    """The id of a class given by id or by name; where `num_classes` is None, an id has no upper limit.
+    """The id of a class given by id or by name; where `num_classes` is None, any id below 2**31 is one.
 
     A name matches whole, ignoring case. Either half of "Genus species (Common Name)" matches too, and so does each
     synonym of "indigo bunting, indigo finch", if only one class has it. An unknown name raises FinerCAMError with
@@ -79,10 +81,12 @@ def class_id(given: Any, names: Sequence[str] | None, num_classes: int | None, w
         return _by_name(given, names, what)
     if isinstance(given, bool) or not isinstance(given, Integral):
         raise FinerCAMError(f"{what} {given!r}: expected a class id (int) or a class name (str)")
-    if int(given) < 0 or (num_classes is not None and int(given) >= num_classes):
-        limit = "at least 0" if num_classes is None else f"in 0…{num_classes - 1}"
-        raise FinerCAMError(f"{what} {int(given)}: expected a class id {limit}")
-    return int(given)
+    number, limit = int(given), LARGEST_ID if num_classes is None else num_classes
+    if not 0 <= number < limit:
+        shown = number if abs(number) < LARGEST_ID else f"a number of {number.bit_length()} bits"
+        expected = "at least 0" if num_classes is None and number < 0 else f"in 0…{limit - 1}"
+        raise FinerCAMError(f"{what} {shown}: expected a class id {expected}")
+    return number
 
 
 def label(index: int, names: Sequence[str] | None) -> str:

@@ -149,7 +149,7 @@ def checked_gammas(gamma: Any, count: int | None = None) -> Tensor:
     tensor([0.6000, 0.6000], dtype=torch.float64)
     """
     try:
-        strength = torch.as_tensor(gamma, dtype=torch.float64).detach().cpu().flatten()
+        strength = torch.as_tensor(gamma, dtype=torch.float64).detach().cpu().to_dense().flatten()
         boolean = torch.as_tensor(gamma).dtype == torch.bool
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise FinerCAMError(f"gamma={gamma!r}: expected a number, or one for each image") from error

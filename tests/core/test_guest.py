@@ -132,6 +132,8 @@ def test_a_layer_that_does_not_reach_the_logits_is_refused(toys, pictures):
         ({"scores": 3}, "scores=3: expected a function"),
         ({"references": "confused", "confusion": "x"}, "confusion: expected a (K, K) matrix"),
         ({"references": "confused", "confusion": torch.zeros(3)}, "confusion has shape (3,)"),
+        ({"keep_images": np.array([])}, "keep_images=array([], dtype=float64): expected True or False"),
+        ({"gamma": torch.tensor([1.0, 2.0]).to_sparse()}, "2 values of gamma"),
     ],
     ids=str,
 )
@@ -155,7 +157,7 @@ def test_tensors_of_odd_kinds(toys, images, says):
         FinerCAM(toys.gap(), layer="features")(images)
 
 
-@pytest.mark.parametrize("kind", ["script", "meta", "lazy", "complex", "empty"])
+@pytest.mark.parametrize("kind", ["script", "meta", "lazy", "complex", "empty", "sparse", "nested"])
 def test_models_of_odd_kinds(toys, pictures, kind):
     model = toys.gap()
     if kind == "script":
@@ -164,8 +166,13 @@ def test_models_of_odd_kinds(toys, pictures, kind):
         model = model.to("meta")
     elif kind == "lazy":
         model = nn.Sequential(nn.LazyConv2d(4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    elif kind == "complex":
-        model = nn.Sequential(model, type("C", (nn.Module,), {"forward": lambda self, x: x + 1j})())
+    elif kind in ("complex", "sparse", "nested"):
+        made = {
+            "complex": lambda x: x + 1j,
+            "sparse": torch.Tensor.to_sparse,
+            "nested": lambda x: torch.nested.nested_tensor([x[0]]),
+        }
+        model = nn.Sequential(model, type("Ends", (nn.Module,), {"forward": lambda self, x: made[kind](x)})())
     else:
         model.head = nn.Linear(6, 0)
     with pytest.raises(FinerCAMError) as caught:

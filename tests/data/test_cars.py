@@ -1,6 +1,12 @@
+import contextlib
+import struct
+import zlib
+
 import pytest
 
 from finercam.data.cars import Cars
+from finercam.data.matlab import read_variable
+from finercam.errors import FinerCAMError
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -71,3 +77,41 @@ def test_annotations_without_a_field_or_with_a_class_too_many(cars_tree, refused
     savemat(target, {"annotations": np.array([(1, 1, 2, 2, 1, "../../x.jpg")], dtype=kinds)[None]})
     with refused("no pictures", "leads out"):
         Cars(cars_tree)
+    savemat(target, {"annotations": np.array([(1, 1, 2, [2, 3], 1, "00001.jpg")], dtype=kinds)[None]})
+    with refused("'bbox_y2' is [2, 3]"):
+        Cars(cars_tree)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_matlab_files_are_read_as_scipy_reads_them(tmp_path, compressed):
+    import numpy as np
+    from scipy.io import loadmat, savemat
+
+    names = np.array(["a", "größer €", ""], dtype=object)
+    rows = np.array([(1, 2.5, "x.jpg"), (300, -1e300, "y.jpg")], dtype=[("n", "O"), ("f", "O"), ("s", "O")])
+    deep = np.array([np.array(["b", 7], dtype=object)], dtype=object)
+    content = {"first": 1, "names": names[None], "rows": rows[None], "deep": deep, "many": np.arange(70000.0)}
+    savemat(tmp_path / "x.mat", content, do_compression=compressed)
+    whole = loadmat(tmp_path / "x.mat", squeeze_me=True)
+    assert read_variable(tmp_path / "x.mat", "first") == 1
+    assert read_variable(tmp_path / "x.mat", "names")[:2] == ["a", "größer €"]
+    assert read_variable(tmp_path / "x.mat", "many") == whole["many"].tolist()
+    assert [tuple(row.values()) for row in read_variable(tmp_path / "x.mat", "rows")] == whole["rows"].tolist()
+
+
+def test_a_damaged_matlab_file_does_not_end_the_process(tmp_path, refused):
+    """scipy's reader read past its memory here; compressed data may unfold without end, and shapes may lie."""
+    import numpy as np
+    from scipy.io import savemat
+
+    savemat(tmp_path / "x.mat", {"class_names": np.array(["wren", "robin"], dtype=object)[None]})
+    whole = (tmp_path / "x.mat").read_bytes()
+    for at in range(120, len(whole)):
+        for value in (0, 1, 0x7F, 0xFF):
+            (tmp_path / "y.mat").write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            with contextlib.suppress(FinerCAMError):
+                read_variable(tmp_path / "y.mat", "class_names")
+    packed = zlib.compress(bytes(1 << 29), 1)
+    (tmp_path / "z.mat").write_bytes(whole[:128] + struct.pack("<II", 15, len(packed)) + packed)
+    with refused("more than 256 MB"):
+        read_variable(tmp_path / "z.mat", "x")

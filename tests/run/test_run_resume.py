@@ -176,7 +176,7 @@ explain_dataset(sys.argv[1], load_model(sys.argv[2]), sys.argv[3], shard=4, batc
 
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path, pictures_in, saved_model):
-    """SIGKILL at random moments, twice; benchmarks/kills.py has 1,000 of five kinds."""
+    """SIGKILL at random moments, twice; benchmarks/kills.py has 1,000 of eight kinds."""
     data, out, chance = pictures_in(tmp_path / "data", 60), tmp_path / "run", random.Random(5)
     explain_dataset(data, load_model(str(saved_model)), tmp_path / "whole", **SMALL, threads=1)
     kept = [0]

@@ -226,3 +226,10 @@ def test_rivals_are_picked_by_known_logits_alone(tmp_path, pictures_in, toy, str
         picked += 1
         assert got == want.ask(target=second).references.tolist()
     assert picked == answered if strategy == "predicted" else picked <= answered
+
+
+def test_a_limit_larger_than_every_number_of_the_machine_is_none(tmp_path, pictures_in, toy):
+    outcome = explain_dataset(pictures_in(tmp_path / "data", 2), toy(), tmp_path / "run", limit=10**30)
+    assert outcome.counts == {"ok": 2}
+    with pytest.raises(FinerCAMError, match=r"shard=1000000.*: expected"):
+        explain_dataset(tmp_path / "data", toy(), tmp_path / "other", shard=10**30)

@@ -17,7 +17,7 @@ from finercam.core.views import IDENTITY, View
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 
-__all__ = ["Readout", "Scores", "ending", "find_logits"]
+__all__ = ["Readout", "Scores", "ending", "find_logits", "uncommon"]
 
 Scores = Callable[..., Tensor]
 """`scores(output) -> (N, K)`, or `scores(output, samples, view)` where it uses data of each image."""
@@ -163,12 +163,20 @@ def find_logits(output: Any) -> Tensor:
 def describe(value: Any) -> str:
     """A model's output in a few words."""
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        kind = uncommon(value)
+        return f"a {kind}" if kind else f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return f"{type(value).__name__} with keys {list(value)}"
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of " + ", ".join(describe(entry) for entry in value[:4])
     return type(value).__name__
+
+
+def uncommon(tensor: Tensor) -> str:
+    """What kind of tensor cannot be calculated with as usual; empty for a dense tensor with values."""
+    if tensor.is_nested:
+        return "nested tensor"
+    return "tensor without values" if tensor.is_meta else "" if tensor.layout == torch.strided else "sparse tensor"
 
 
 def _flipped(output: Any) -> Any:
@@ -183,7 +191,9 @@ def _flipped(output: Any) -> Any:
 
 
 def _are_logits(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point() and value.shape[1] > 0
+    if not isinstance(value, Tensor) or uncommon(value):
+        return False
+    return value.ndim == 2 and value.is_floating_point() and value.shape[1] > 0
 
 
 def _positional(function: Callable[..., Any]) -> int:

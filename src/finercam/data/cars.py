@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from finercam.annotation import Annotation, clip_box
 from finercam.data.files import SampleList, find_root, pick, safe_path
 from finercam.data.folder import ImageFolder
+from finercam.data.matlab import read_variable
 from finercam.data.sample import Sample
 from finercam.errors import FinerCAMError
 from finercam.images import image_size, read_image
@@ -37,19 +39,19 @@ class Cars(SampleList):
             super().__init__(f"{name} (by classes, no boxes)", root, folder.classes, folder.samples, folder.skipped)
             return
         base = find_root(name, root, ["stanford_cars"], [f"cars_{split}", "devkit/cars_meta.mat"])
-        classes = [str(entry) for entry in _variable(base / "devkit" / "cars_meta.mat", "class_names")]
+        classes = [str(entry) for entry in _rows(base / "devkit" / "cars_meta.mat", "class_names")]
         source = _annotations(base, split)
         samples, skipped = [], []
-        for row in _variable(source, "annotations"):
+        for row in _rows(source, "annotations"):
             file = str(_field(row, "fname", source))
             try:
                 path = safe_path(base / f"cars_{split}", file)
             except FinerCAMError as error:
                 skipped.append((file, str(error)))
                 continue
-            x0, y0, x1, y1 = (float(_field(row, f"bbox_{end}", source)) for end in ("x1", "y1", "x2", "y2"))
+            x0, y0, x1, y1 = (_number(row, f"bbox_{end}", source) for end in ("x1", "y1", "x2", "y2"))
             annotate = partial(_annotate, path, (x0 - 1, y0 - 1, x1, y1))
-            label = int(_field(row, "class", source)) - 1
+            label = int(_number(row, "class", source)) - 1
             samples.append(Sample(f"cars_{split}/{file}", label, partial(read_image, path, upright=False), annotate))
         super().__init__(name, base, classes, samples, skipped)
 
@@ -68,19 +70,10 @@ def _annotations(base: Path, split: str) -> Path:
     raise FinerCAMError(f"Stanford Cars: {base} lacks {file}, in it or in devkit/")
 
 
-def _variable(path: Path, name: str) -> Any:
-    """One variable of a MATLAB file as a flat array."""
-    import numpy as np
-    from scipy.io import loadmat
-
-    try:
-        return np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=[name])[name])
-    except FileNotFoundError:
-        raise FinerCAMError(f"{path} does not exist") from None
-    except KeyError:
-        raise FinerCAMError(f"{path} has no variable {name!r}") from None
-    except Exception as error:  # scipy's reader raises almost anything on broken data
-        raise FinerCAMError(f"{path} is not a MATLAB file that can be read: {error or type(error)}") from error
+def _rows(path: Path, name: str) -> list[Any]:
+    """A variable of a MATLAB file as a list."""
+    found = read_variable(path, name)
+    return found if isinstance(found, list) else [found]
 
 
 def _field(row: Any, name: str, source: Path) -> Any:
@@ -88,6 +81,13 @@ def _field(row: Any, name: str, source: Path) -> Any:
         return row[name]
     except (IndexError, KeyError, ValueError, TypeError):
         raise FinerCAMError(f"{source} has annotations without the field {name!r}") from None
+
+
+def _number(row: Any, name: str, source: Path) -> float:
+    found = _field(row, name, source)
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        raise FinerCAMError(f"{source} has an annotation whose {name!r} is {found!r:.80}; expected a number")
+    return found
 
 
 def _annotate(path: Path, box: Box) -> Annotation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from array import array
 from dataclasses import dataclass
 from itertools import islice
@@ -87,7 +88,7 @@ def write_list(source: Source, file: Path, rows: int, limit: int | None = None) 
     columns = pa.schema([("path", pa.string()), ("label", pa.string()), ("refused", pa.string())])
     digest, marks, count = hashlib.sha256(), array("Q"), 0
     labels, numbered = 0, True
-    entries = islice(source.entries(), limit)
+    entries = islice(source.entries(), None if limit is None else min(limit, sys.maxsize))
     with pq.ParquetWriter(file, columns, compression="zstd") as writer:
         while some := list(islice(entries, rows)):
             for one in some:

@@ -67,8 +67,10 @@ class Request:
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("shard", 1), ("keep", 0), ("top", 1), ("threads", 1)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise FinerCAMError(f"{name}={value!r}: expected a whole number of at least {least}")
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31
+            ):
+                raise FinerCAMError(f"{name}={value!r}: expected a whole number of at least {least}, below 2**31")
         if self.precision not in PRECISIONS:
             raise FinerCAMError(
                 f"precision={self.precision!r}: expected one of {', '.join(PRECISIONS)}."
