@@ -76,7 +76,8 @@ class TestExplain:
         Image.new("RGB", (30, 30), (9, 200, 9)).save(tmp_path / "examples" / f"{rival['name']}.png")
         page = tmp_path / "page.html"
         asked = [*options, "--out", tmp_path / "with", "--examples", tmp_path / "examples", "--html", page]
-        assert run(*asked).exit_code == 0
+        result = run(*asked)
+        assert result.exit_code == 0, (result.output, result.exception)
         panels = [Image.open(tmp_path / name / "b.png") for name in ("without", "with")]
         assert panels[1].width > panels[0].width and page.read_text().count("data:image/") == 3
         assert (9, 200, 9) in {color for _, color in panels[1].convert("RGB").getcolors(1 << 24)}

@@ -61,12 +61,12 @@ def test_a_region_is_matched_with_the_moved_cell_that_carries_the_opposite_evide
     signed = blob(12, (4, 5, 1.0), (8, 9, 0.8), sigma=0.4)
     opposite = torch.full((12, 12), 0.5)
     found = matches(signed, here, opposite, there)
-    assert [match.cell for match in found] == [(6, 2), (10, 6)]
+    assert [(match.here, match.there) for match in found] == [((4, 5), (6, 2)), ((8, 9), (10, 6))]
     assert all(match.evidence == 1.0 and match.grid == (12, 12) for match in found)
-    assert found[0].place == (2.5 / 12, 6.5 / 12)
+    assert (found[0].place, found[0].place_there) == ((5.5 / 12, 4.5 / 12), (2.5 / 12, 6.5 / 12))
     dark = opposite.clone()
     dark[6, 2] = 0.0
-    assert matches(signed, here, dark, there)[0].cell != (6, 2)
+    assert matches(signed, here, dark, there)[0].there != (6, 2)
     assert matches(signed, here, -opposite, there) == []
 
 
@@ -75,7 +75,7 @@ def test_what_is_lit_on_the_other_photo_alone_is_what_no_match_lies_in():
     features = descriptors([torch.randn(1, 32, 12, 12)], (12, 12))[0]
     signed, opposite = blob(12, (3, 3, 1.0)), blob(12, (3, 3, 1.0), (9, 9, 0.9))
     found = matches(signed, features, opposite, features)
-    assert [match.cell for match in found] == [(3, 3)]
+    assert [match.there for match in found] == [(3, 3)]
     assert [region.peak for region in only_there(opposite, found)] == [(9, 9)]
 
 

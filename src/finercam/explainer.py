@@ -208,6 +208,13 @@ class FinerCAM:
         readout = self.classifier.readout
         return torch.cat([run_model(self.model, images[at], readout.at(samples[at])) for at in self._batches(images)])
 
+    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Activations `(N, C, h, w)` of each target layer, the coarsest grid last, and logits `(N, K)`; without a graph."""
+        seen = [self.capture(self.classifier.prepared(images[at])) for at in self._batches(images)]
+        layers = [torch.cat(of_layer) for of_layer in zip(*(source.activations for source in seen), strict=True)]
+        layers.sort(key=lambda maps: -maps[0, 0].numel())
+        return tuple(layers), torch.cat([source.logits for source in seen])
+
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> FinerCAM:
         """An explainer of the same model with other settings; what is None stays as it was."""
         other = copy.copy(self)

@@ -28,6 +28,7 @@ from finercam.text import literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from finercam.beside import Beside
     from finercam.certificate import Certificate
     from finercam.images import Preprocess
 
@@ -63,6 +64,10 @@ class Backend(Protocol):
 
     def logits(self, images: Tensor, samples: Sequence[int] | None = None) -> Tensor:
         """The model's logits `(N, K)` of other images, without a graph."""
+        ...
+
+    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Activations `(N, C, h, w)` of each target layer, the coarsest grid last, and logits `(N, K)` of other images."""
         ...
 
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> Backend:
@@ -258,6 +263,15 @@ class Explanation:
         from finercam.certificate import certify
 
         return certify(self, share)
+
+    def beside(self, photos: Any, preprocess: Preprocess | None = None) -> list[Beside]:
+        """For each image the reversed question on a photo of the rival class, with the places that correspond.
+
+        `photos` are photos of the rival, a mapping from classes to photos, or a folder; see `finercam.beside.beside`.
+        """
+        from finercam.beside import beside
+
+        return beside(self, photos, preprocess)
 
     def plot(self, image: Any = None, example: Any = None, *, preprocess: Preprocess | None = None) -> Figure:
         """The panel as a matplotlib figure: photo, plain, finer, finer against the closest class, signed difference.

@@ -18,6 +18,8 @@ LEVEL = 0.4
 """A region ends where the map falls below this share of the region's own peak."""
 SADDLE = 0.7
 """Two peaks are one region if the map stays above this share of the lower one between them."""
+SHARPNESS = 16.0
+"""How much the likeness of two cells counts beside their evidence: chosen on the Fieldguide, see docs/rival.md."""
 LEAST = 0.05
 """Regions with less than this share of the map's positive mass are left out."""
 
@@ -36,27 +38,33 @@ class Region:
     @property
     def place(self) -> tuple[float, float]:
         """The peak as x and y in shares of the map's width and height."""
-        return _place(self.peak, self.cells)
+        return _place(self.peak, self.cells.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A lit region here, and the cell `(row, column)` of the other photo that corresponds to it.
+    """A lit region here, and two cells (row, column) whose features correspond: `here` in the region, and `there`.
 
-    `cosine` in [-1, 1] is how alike the features are. `evidence` in [0, 1] is the other map at the cell, as a share of
-    its peak. `grid` is the size (h, w) of the other map.
+    `cosine` in [-1, 1] is how alike their features are. `evidence` in [0, 1] is the other map at `there`, as a share of
+    its peak. `grid` is the size (H, W) of the other map.
     """
 
     region: Region
-    cell: tuple[int, int]
+    here: tuple[int, int]
+    there: tuple[int, int]
     cosine: float
     evidence: float
     grid: tuple[int, int]
 
     @property
     def place(self) -> tuple[float, float]:
-        """The cell's centre as x and y in shares of the other photo's width and height."""
-        return (self.cell[1] + 0.5) / self.grid[1], (self.cell[0] + 0.5) / self.grid[0]
+        """The centre of the cell here as x and y in shares of the photo's width and height."""
+        return _place(self.here, self.region.cells.shape)
+
+    @property
+    def place_there(self) -> tuple[float, float]:
+        """The centre of the cell there as x and y in shares of the other photo's width and height."""
+        return _place(self.there, self.grid)
 
 
 def lit_regions(signed: Tensor, most: int = 3, least: float = LEAST) -> list[Region]:
@@ -146,40 +154,41 @@ def correspondence(weights: Tensor, here: Tensor, there: Tensor) -> Tensor:
 
 
 def matches(
-    signed: Tensor, here: Tensor, signed_there: Tensor, there: Tensor, most: int = 3, sharpness: float = 4.0
+    signed: Tensor, here: Tensor, signed_there: Tensor, there: Tensor, most: int = 3, sharpness: float = SHARPNESS
 ) -> list[Match]:
-    """For each lit region of `signed (h, w)` the cell of the other photo that corresponds to it.
+    """For each lit region of `signed (h, w)` the pair of cells, in it and in the other photo, that correspond best.
 
     `here (C, h, w)` and `there (C, H, W)` are `descriptors` of the two photos on the grids of the two maps, and
-    `signed_there (H, W)` is the answer to the reversed question. The best cell has the largest product of its evidence
-    and its likeness, `exp(sharpness · cosine)`; after Goyal et al. (ICML 2019, Eq. 6) and Vandenhende et al. (ECCV
-    2022, Eq. 4), who exchange cells of the two photos one after another. A cell is taken once; a region for which no
-    lit cell is left has no match.
+    `signed_there (H, W)` is the answer to the reversed question. A pair counts by the evidence of both cells and by
+    their likeness, `S_i · S'_j · exp(sharpness · cosine_ij)`: the idea of Goyal et al. (ICML 2019) and Vandenhende et
+    al. (ECCV 2022), who search for the exchange of cells that turns one class into the other. What lies next to a cell
+    that was taken is not taken again; a region for which no lit cell is left has no match.
     """
-    weights = signed.detach().float().cpu().clamp(min=0)
-    opposite = signed_there.detach().float().cpu().clamp(min=0)
-    opposite = opposite / peak(opposite[None])[0]
-    here, there, free = here.cpu(), there.cpu(), opposite.clone()
+    weights, free = (one.detach().float().cpu().clamp(min=0) for one in (signed, signed_there))
+    opposite = free / peak(free[None])[0]
+    free = opposite.clone()
+    grid = (free.shape[0], free.shape[1])
+    alike = F.normalize(here.float().cpu().flatten(1), dim=0).T @ F.normalize(there.float().cpu().flatten(1), dim=0)
+    likely = (sharpness * alike).exp()
     found = []
     for region in lit_regions(signed, most):
-        alike = correspondence(weights * region.cells, here, there)
-        score = free * (sharpness * alike).exp()
-        if not bool((score > 0).any()):
+        if not bool(free.any()):
             break
-        cell = divmod(int(score.argmax()), score.shape[1])
-        size = (score.shape[0], score.shape[1])
-        found.append(Match(region, cell, float(alike[cell]), float(opposite[cell]), size))
-        row, column = cell
+        score = (weights * region.cells).flatten()[:, None] * likely * free.flatten()
+        own, other = divmod(int(score.argmax()), score.shape[1])
+        (row, column), cell = divmod(other, grid[1]), divmod(own, signed.shape[1])
+        evidence = float(opposite[row, column])
+        found.append(Match(region, cell, (row, column), float(alike[own, other]), evidence, grid))
         free[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 0
     return found
 
 
 def only_there(signed_there: Tensor, found: Sequence[Match], most: int = 3) -> list[Region]:
     """The lit regions of the other map that no match lies in: what is lit only on the rival's photo."""
-    taken = [match.cell for match in found]
-    kept = (r for r in lit_regions(signed_there, 2 * most + len(taken)) if not any(r.cells[cell] for cell in taken))
+    taken = [match.there for match in found]
+    kept = (r for r in lit_regions(signed_there, most + len(taken)) if not any(r.cells[cell] for cell in taken))
     return list(kept)[:most]
 
 
-def _place(cell: tuple[int, int], grid: Tensor) -> tuple[float, float]:
-    return (cell[1] + 0.5) / grid.shape[1], (cell[0] + 0.5) / grid.shape[0]
+def _place(cell: tuple[int, int], grid: Sequence[int]) -> tuple[float, float]:
+    return (cell[1] + 0.5) / grid[1], (cell[0] + 0.5) / grid[0]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from finercam.beside import Beside, Examples
     from finercam.explainer import FinerCAM
     from finercam.explanation import Explanation
     from finercam.export.folder import Folder
@@ -60,7 +61,7 @@ def explain(
     html: Path = typer.Option(None, help="Also write one self-contained page in which other rivals can be chosen."),
     examples: Path = typer.Option(
         None,
-        help="Folder with a sub-folder or picture for each class; the panel and the page show one of the rival class.",
+        help="Folder with a sub-folder of photos for each class: the rival is shown beside, with the places that decide.",
     ),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
     top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
@@ -134,6 +135,8 @@ class Job:
     examples: Path | None = None
     usual: Preprocess | None = None
     """The model's own preprocessing, where pictures are given at another size: the prediction may change."""
+    photos: Examples | None = None
+    """The folder's photos that were read."""
     rows: list[tuple[str, ...]] = field(default_factory=list)
     answers: list[Explanation] = field(default_factory=list)
     failures: int = 0
@@ -230,28 +233,32 @@ class Job:
             )
 
     def _save(self, photo: Photo, answer: Explanation) -> None:
+        from finercam.images import read_image
+
+        beside = self._beside(answer)
         self.folder.add(
             answer,
             photo.path.stem,
             photo.image,
             preprocess=self.preprocess,
             source=str(photo.path),
-            example=self._example(answer),
+            example=None if beside is None else read_image(beside.picture),
+            beside=beside,
         )
         self.rows.append(_row(photo.path, answer, self.top))
         if self.page:
             self.answers.append(answer)
 
-    def _example(self, answer: Explanation) -> Image.Image | None:
-        """An example picture of the rival class, if the folder of examples has one."""
-        from finercam.names import label
-        from finercam.report.pictures import example_picture
-        from finercam.view.questions import closest
+    def _beside(self, answer: Explanation) -> Beside | None:
+        """The rival's photo with the reversed question, if the folder of examples has one of it."""
+        from finercam.beside import Examples, beside, main_rival, other_photos
 
-        rival = int(closest(answer))
+        rival = int(main_rival(answer))
         if self.examples is None or rival < 0:
             return None
-        return example_picture(label(rival, answer.class_names), rival, self.examples)
+        if self.photos is None:
+            self.photos = Examples(self.examples, self.preprocess)
+        return beside(answer, self.photos)[0] if other_photos(answer, rival, self.photos) else None
 
 
 def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from finercam.io import write_whole
 from finercam.names import label
 
 if TYPE_CHECKING:
+    from finercam.beside import Beside
     from finercam.explanation import Explanation
     from finercam.images import Preprocess
 
@@ -87,14 +88,18 @@ class Folder:
         preprocess: Preprocess | None = None,
         source: str | None = None,
         example: Any = None,
+        beside: Beside | None = None,
     ) -> dict[str, Any]:
         """Write panel and maps of an explanation of one image; gives its entry of the index.
 
-        `example` is a picture of the rival in question, for the panel; `source` is where the photo is from, for the index alone.
+        `example` is a picture of the rival in question, for the panel; `beside` is what `answer.beside` gave, and is drawn
+        as `<name>.beside.png`; `source` is where the photo is from, for the index alone.
         """
         from finercam.view.plot import panel_png
+        from finercam.view.sheet import png
 
         drawn = panel_png(answer, image, example, preprocess=preprocess)  # first: it is what can fail
+        both = None if beside is None else png(beside.plot(image, preprocess=preprocess))
         stem = safe_stem(name, self.taken)
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays(answer))  # type: ignore[arg-type]
@@ -102,6 +107,10 @@ class Folder:
         write_whole(self.path / f"{stem}.png", drawn)
         entry = describe(answer)
         entry = {"name": name, "source": source, "files": {"panel": f"{stem}.png", "maps": f"{stem}.npz"}, **entry}
+        if beside is not None and both is not None:
+            write_whole(self.path / f"{stem}.beside.png", both)
+            entry["files"]["beside"] = f"{stem}.beside.png"
+            entry["beside"] = beside.describe()
         size = getattr(image, "size", None)
         if preprocess is not None and isinstance(size, tuple) and hasattr(preprocess, "crop_box"):
             entry["photo"] = {"width": size[0], "height": size[1], "shown": list(preprocess.crop_box(size))}

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from finercam.errors import FinerCAMError
-from finercam.images import FORMATS, Preprocess
+from finercam.beside import pictures_of_class
+from finercam.images import Preprocess
 from finercam.view.shown import shown_picture
 
 __all__ = ["THUMBNAIL", "data_uri", "example_of", "example_picture", "seen_by_model"]
@@ -55,26 +55,12 @@ def example_picture(
 ) -> Image.Image | None:
     """An example picture of a class, from a mapping of names or ids to pictures or from a folder.
 
-    In a folder it is a picture named as the class or its id, or the first picture of a sub-folder with such a name.
+    In a folder it is the first of `finercam.beside.pictures_of_class`.
     """
     if examples is None:
         return None
     if isinstance(examples, Mapping):
         example = examples.get(name, examples.get(class_id))
     else:
-        example = _in_folder(Path(examples), (name, str(class_id)))
+        example = next(iter(pictures_of_class(Path(examples), name, class_id)), None)
     return None if example is None else Image.fromarray(shown_picture(example))
-
-
-def _in_folder(folder: Path, names: tuple[str, ...]) -> Path | None:
-    if not folder.is_dir():
-        raise FinerCAMError(f"{folder}: no folder of example pictures there; give one with a sub-folder a class")
-    endings = {f".{ending.lower()}" for ending in (*FORMATS, "jpg", "tif")}
-    # The folder is listed, because a class name may contain anything and must not become a path.
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and entry.name in names:
-            inside = (file for file in sorted(entry.iterdir()) if file.suffix.lower() in endings)
-            return next(inside, None)
-        if entry.suffix.lower() in endings and entry.stem in names:
-            return entry
-    return None

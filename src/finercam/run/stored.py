@@ -133,6 +133,9 @@ class StoredBackend:
     def logits(self, images: Tensor, samples: Sequence[int] | None = None) -> Tensor:
         raise NotKept("a run has no model to run; explain the images again")
 
+    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        raise NotKept("a run has no model to run; explain the images again")
+
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> StoredBackend:
         return self
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finercam.beside import main_rival as closest
 from finercam.core.evidence import NotKept
 from finercam.core.maps import peak, upsample
 from finercam.core.references import NONE
@@ -26,7 +27,19 @@ if TYPE_CHECKING:
 
     from finercam.explanation import Explanation
 
-__all__ = ["closest", "difference", "gamma_strip", "pair", "panel", "panel_png", "reference_grid"]
+__all__ = [
+    "closest",
+    "difference",
+    "gamma_strip",
+    "how",
+    "name_of",
+    "pair",
+    "panel",
+    "panel_png",
+    "question",
+    "rather",
+    "reference_grid",
+]
 
 
 MOST_NAMED = 3
@@ -45,7 +58,7 @@ def panel(
     photos = shown(answer, image, preprocess)
     examples = [None] * len(answer) if example is None else one_each(example, len(answer))
     rows = [_panel_row(*row) for row in zip(answer, photos, examples, strict=True)]
-    return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer))
+    return sheet(rows, question(answer) if len(answer) == 1 else "", how(answer))
 
 
 def panel_png(
@@ -69,7 +82,7 @@ def gamma_strip(
     for sample, photo in enumerate(photos):
         cells = [_heat(photo, one[sample], f"γ = {gamma:g}") for gamma, one in zip(gammas, answers, strict=True)]
         rows.append([_photo(photo, answer[sample]), *cells])
-    return sheet(rows, _question(answer) if len(answer) == 1 else "", _how(answer, gamma=False))
+    return sheet(rows, question(answer) if len(answer) == 1 else "", how(answer, gamma=False))
 
 
 def reference_grid(answer: Explanation, image: Any = None, *, preprocess: Display | None = None) -> Figure:
@@ -87,7 +100,7 @@ def reference_grid(answer: Explanation, image: Any = None, *, preprocess: Displa
         rival = torch.tensor([d])
         upper.append(_against(photo, answer, rival, near))
         lower.append(_signed(photo, answer, rival, title=""))
-    return sheet([upper, lower], f"Why {_name(answer)}, and not each of its rivals?", _how(answer))
+    return sheet([upper, lower], f"Why {name_of(answer)}, and not each of its rivals?", how(answer))
 
 
 def pair(answer: Explanation, against: Any = None, image: Any = None, *, preprocess: Display | None = None) -> Figure:
@@ -100,29 +113,14 @@ def pair(answer: Explanation, against: Any = None, image: Any = None, *, preproc
     photo = shown(answer, image, preprocess)[0]
     one = answer if against is None else answer.ask(against=[against])
     forward, reverse = _both_ways(one, closest(one))
-    c, d = _name(forward), _name(reverse)
+    c, d = name_of(forward), name_of(reverse)
     cells = [
         _photo(photo, answer),
         _heat(photo, forward, f"For {c}", (_itself(forward),)),
         _heat(photo, reverse, f"For {d}", (_itself(reverse),)),
         _both(photo, forward, reverse, "Both"),
     ]
-    return sheet([cells], f"{c}, or {d}?", _how(forward))
-
-
-def closest(answer: Explanation) -> Tensor:
-    """The main rival of each sample, `(N,)`: the first reference, or the most probable one if classes were given.
-
-    -1 if a sample has no reference. Strategies order their references: "predicted" puts the most probable first,
-    "similar" the most similar.
-    """
-    references = answer.references.cpu()
-    if references.shape[1] == 0:
-        return torch.full((len(answer),), NONE)
-    if answer.strategy not in ("explicit", "all"):
-        return references[:, 0]
-    logits = answer.logits.detach().cpu().double().gather(1, references.clamp(min=0))
-    return references.gather(1, logits.masked_fill(references == NONE, -torch.inf).argmax(1, keepdim=True)).squeeze(1)
+    return sheet([cells], f"{c}, or {d}?", how(forward))
 
 
 def difference(answer: Explanation, rival: Tensor | None = None) -> Tensor:
@@ -142,10 +140,10 @@ def _panel_row(answer: Explanation, photo: np.ndarray, example: Any) -> list[Cel
     row = [_photo(photo, answer)]
     if example is not None:
         row.append(Cell(pixels(example), "Example", (Line(_class(answer, int(rival)), lines=3),)))
-    row.append(_heat(photo, answer.plain, f"Plain {answer.method}", (Line("for " + _name(answer)),)))
+    row.append(_heat(photo, answer.plain, f"Plain {answer.method}", (Line("for " + name_of(answer)),)))
     if not rivals:
         return row
-    row.append(_heat(photo, answer, f"Finer, γ = {float(answer.gamma[0]):g}", _rather(answer)))
+    row.append(_heat(photo, answer, f"Finer, γ = {float(answer.gamma[0]):g}", rather(answer)))
     if len(rivals) > 1:
         row.append(_against(photo, answer, rival))
     row.append(_signed(photo, answer, rival, f"Signed difference, γ = {float(answer.gamma[0]):g}"))
@@ -163,7 +161,7 @@ def _heat(photo: np.ndarray, answer: Explanation, title: str, notes: tuple[Line,
     held = strength_of(answer)
     top = "peak"
     if held.positive == 0:
-        notes = (Line(f"nothing speaks for {_name(answer)}", lines=3), *notes)
+        notes = (Line(f"nothing speaks for {name_of(answer)}", lines=3), *notes)
     elif float(answer.gamma[0]) > 0:
         notes = (*notes, Line(held.words, lines=3))
         top = "peak of a clear map" if held.weak else top
@@ -175,7 +173,7 @@ def _against(photo: np.ndarray, answer: Explanation, rival: Tensor, notes: tuple
         one = answer.ask(against=rival[:, None])
     except NotKept:
         return _not_kept("Finer, one rival")
-    return _heat(photo, one, "Finer, one rival", (*_rather(one), *notes))
+    return _heat(photo, one, "Finer, one rival", (*rather(one), *notes))
 
 
 def _signed(photo: np.ndarray, answer: Explanation, rival: Tensor, title: str) -> Cell:
@@ -188,7 +186,7 @@ def _signed(photo: np.ndarray, answer: Explanation, rival: Tensor, title: str) -
 
 
 def _both(photo: np.ndarray, forward: Explanation, reverse: Explanation, title: str) -> Cell:
-    c, d = _name(forward), _name(reverse)
+    c, d = name_of(forward), name_of(reverse)
     both = _less(forward, reverse)
     smoothed = smooth(both, forward.image_size)
     bright = strength(both[0], forward.plain.signed[0]).signed_brightness
@@ -213,7 +211,7 @@ def _less(forward: Explanation, reverse: Explanation) -> Tensor:
     return (forward.signed.clamp(min=0) - reverse.signed.clamp(min=0)).float()
 
 
-def _rather(answer: Explanation) -> tuple[Line, ...]:
+def rather(answer: Explanation) -> tuple[Line, ...]:
     """The lines "rather than …" for the first few references."""
     rivals = _rivals(answer)
     notes = [
@@ -233,16 +231,16 @@ def _target_probability(answer: Explanation) -> str:
     return _probability(answer, int(answer.target[0]))
 
 
-def _question(answer: Explanation) -> str:
+def question(answer: Explanation) -> str:
     names = answer.reference_names[0]
-    c, p = _name(answer), _target_probability(answer)
+    c, p = name_of(answer), _target_probability(answer)
     if not names:
         return f"Why {c} ({p})?"
     more = f" (or {len(names) - 1} more)" if len(names) > 1 else ""
     return f"Why {c} ({p}), and not {_class(answer, int(closest(answer)))}{more}?"
 
 
-def _how(answer: Explanation, gamma: bool = True) -> str:
+def how(answer: Explanation, gamma: bool = True) -> str:
     """One line with the settings of the explanation."""
     strengths = sorted({round(value, 4) for value in answer.gamma.tolist()})
     strength = f", γ {' / '.join(f'{value:g}' for value in strengths[:4])}" if gamma else ""
@@ -258,7 +256,7 @@ def _rivals(answer: Explanation) -> list[int]:
     return [d for d in answer.references[0].tolist() if d != NONE]
 
 
-def _name(answer: Explanation) -> str:
+def name_of(answer: Explanation) -> str:
     return _class(answer, int(answer.target[0]))
 
 
