@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,11 +117,12 @@ def torch_cam(subject: Subject, images: Tensor, gamma: float = 0.6, references: 
     from torchcam.methods import FinerCAM as Peer
 
     options = {} if subject.prefix is None else {"reshape_transform": subject.to_maps}
-    peer = Peer(subject.model, subject.layer, gamma=gamma, num_references=references, **options)
+    model = copy.deepcopy(subject.model)  # its hooks stay on the model, where they would slow the other works down
+    peer = Peer(model, subject.layer, gamma=gamma, num_references=references, **options)
 
     def work() -> Tensor:
         peer.enable_hooks()
-        logits = subject.model(images)
+        logits = model(images)
         (maps,) = peer(logits.argmax(dim=1).tolist(), logits)
         peer.disable_hooks()
         return F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
@@ -135,17 +137,18 @@ def torch_cam_sweep(
     from torchcam.methods import FinerCAM as Peer
 
     options = {} if subject.prefix is None else {"reshape_transform": subject.to_maps}
-    peer = Peer(subject.model, subject.layer, **options)
+    model = copy.deepcopy(subject.model)
+    peer = Peer(model, subject.layer, **options)
     size = images.shape[2:]
 
     def work() -> list[Tensor]:
         peer.enable_hooks()
-        logits = subject.model(images)
+        logits = model(images)
         found = []
         for count in (0, 3, 1):
             for gamma in gammas:
                 if not retain and found:
-                    logits = subject.model(images)
+                    logits = model(images)
                 peer.gamma, peer.num_references = (gamma if count else 0.0), max(count, 1)
                 (maps,) = peer(logits.argmax(dim=1).tolist(), logits, retain_graph=retain)
                 found.append(F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0])

@@ -18,6 +18,7 @@ from finercam.core.head import find_heads, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
 from finercam.core.logits import Readout, Scores, ending, uncommon
 from finercam.core.stages import Stages, find_stages, stage_count
+from finercam.core.tail import Tails
 from finercam.core.tokens import TOKENS, find_token_layers
 from finercam.core.views import IDENTITY, View
 from finercam.errors import FinerCAMError
@@ -67,6 +68,7 @@ class Classifier:
         self._layers: tuple[tuple[str, nn.Module], ...] | None = None
         self._head: tuple[int, nn.Module | None] | None = None
         self._averages: bool | None = None
+        self._tails = Tails()
 
     @property
     def layers(self) -> tuple[str, ...] | None:
@@ -153,7 +155,10 @@ class Classifier:
 
     def _run(self, images: Tensor, samples: Sequence[int], view: View, relevance: bool) -> Source:
         layers, readout = self._found_layers(images), self.readout.at(samples, view)
-        return Source.of(self.model, layers, images, readout, self._find_layout, relevance, self.layer is None)
+        through_relu = self.layer is None
+        return Source.of(
+            self.model, layers, images, readout, self._find_layout, relevance, through_relu, tails=self._tails
+        )
 
     def _read_before(self, last: str) -> None:
         """Take the logits before the model's last function, which made probabilities of them."""

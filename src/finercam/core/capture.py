@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from finercam.core.functional_relu import Watched, after_relu, plain_for_modules, watched
 from finercam.core.logits import Readout, describe
+from finercam.core.record import Recorder
 from finercam.core.relevance import RelevanceRules
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
@@ -38,6 +39,8 @@ class Capture:
     layers: tuple[str, ...]
     activations: tuple[Tensor, ...]
     logits: Tensor
+    given: Tensor | None = None
+    """What the one layer was given, where it is a layer of tokens `(N, L, C)`."""
 
     def gradients(
         self, directions: Tensor, batched: bool | None = None, retain: bool = False
@@ -99,6 +102,7 @@ def capture(
     readout: Readout | None = None,
     relevance: bool = False,
     through_relu: bool = False,
+    recorder: Recorder | None = None,
 ) -> Capture:
     """Run `model(images)` once and keep what `layers` gave, with a graph from there to the logits.
 
@@ -107,6 +111,7 @@ def capture(
 
     The layer `INPUT` is the images themselves. With `relevance` the tail's gradients follow `RelevanceRules`.
     `through_relu`: where a ReLU that is no module is the one reader of a map, what is kept is the map after it.
+    A `recorder` records what follows a layer of tokens.
 
     Raises FinerCAMError for a layer that never runs, runs more than once, or gives no tensor.
 
@@ -115,24 +120,8 @@ def capture(
     >>> kept.activations[0].shape, kept.logits.shape
     (torch.Size([5, 4, 8, 8]), torch.Size([5, 2]))
     """
-    kept: dict[str, Tensor] = {}
-    copies: dict[str, Watched | None] = {}
-
-    def keep(name: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            if name in kept:
-                raise FinerCAMError(f"layer {name!r} runs more than once in a forward pass; name one that runs once")
-            activation = _tensor_of(output, name)
-            torch.set_grad_enabled(True)  # the model may hold its backbone under no_grad; the tail needs a graph
-            if not kept or not activation.requires_grad:  # nothing before the first layer needs a graph
-                activation = activation.detach().requires_grad_()
-            kept[name] = activation
-            # The next layer may write in place (ReLU(inplace=True)), so it gets a copy.
-            copy = copies[name] = watched(activation) if through_relu and activation.ndim >= 4 else None
-            return _with_tensor(output, activation.clone() if copy is None else copy)
-
-        return hook
-
+    keeping = _Keeping(through_relu, recorder)
+    kept = keeping.kept
     with guest(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         if through_relu:
             stack.enter_context(plain_for_modules(model))
@@ -143,25 +132,93 @@ def capture(
                 kept[INPUT] = images.requires_grad_()
                 images = kept[INPUT].clone()
             else:
-                stack.callback(module.register_forward_hook(keep(name)).remove)
+                stack.callback(module.register_forward_hook(keeping.hook(name)).remove)
         if relevance:
             stack.enter_context(RelevanceRules())
+        if recorder is not None:
+            stack.enter_context(recorder)
         read = stack.enter_context((readout or Readout()).reading())
         logits = read(_call(model, images))
 
-    _check_reached([name for name, _ in layers], kept, logits)
-    kept = {name: kept[name] if (after := after_relu(copies.get(name))) is None else after for name in kept}
-    return Capture(tuple(name for name, _ in layers), tuple(kept[name] for name, _ in layers), logits)
+    names = tuple(name for name, _ in layers)
+    _check_reached(names, kept, logits)
+    given = keeping.given
+    return Capture(names, tuple(map(keeping.activation, names)), logits, given[0] if len(given) == 1 else None)
 
 
-def _check_reached(names: Sequence[str], kept: Mapping[str, Tensor], logits: Tensor) -> None:
+class _Keeping:
+    """Hooks that keep what layers give and begin the graph at the first of them."""
+
+    def __init__(self, through_relu: bool, recorder: Recorder | None) -> None:
+        self.through_relu, self.recorder = through_relu, recorder
+        self.kept: dict[str, Tensor] = {}
+        self.given: list[Tensor] = []
+        self._copies: dict[str, Watched | None] = {}
+
+    def hook(self, name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:
+            if name in self.kept:
+                raise FinerCAMError(f"layer {name!r} runs more than once in a forward pass; name one that runs once")
+            activation = _tensor_of(output, name)
+            torch.set_grad_enabled(True)  # the model may hold its backbone under no_grad; the tail needs a graph
+            if not self.kept or not activation.requires_grad:  # nothing before the first layer needs a graph
+                activation = activation.detach().requires_grad_()
+            self.kept[name] = activation
+            # The next layer may write in place (ReLU(inplace=True)), so it gets a copy.
+            copy = self._copies[name] = watched(activation) if self.through_relu and activation.ndim >= 4 else None
+            plain = activation.clone() if copy is None else copy
+            if activation.ndim == 3:
+                self._note_tokens(inputs, plain)
+            return _with_tensor(output, plain)
+
+        return hook
+
+    def _note_tokens(self, inputs: Any, activation: Tensor) -> None:
+        given = _tokens_of(inputs)
+        self.given += given
+        if self.recorder is not None:
+            self.recorder.begin(activation=activation, **dict(zip(("given",), given, strict=False)))
+
+    def activation(self, name: str) -> Tensor:
+        after = after_relu(self._copies.get(name))
+        return self.kept[name] if after is None else after
+
+
+def _check_reached(names: Sequence[str], kept: Mapping[str, Tensor], logits: Tensor | None) -> None:
     """Every layer must have run, and the logits must depend on the layers."""
     for name in names:
         if name not in kept:
             raise FinerCAMError(f"layer {name!r} did not run in the forward pass; name a layer that does")
-    if not logits.requires_grad:
+    if logits is not None and not logits.requires_grad:
         listed = ", ".join(repr(name) for name in names)
         raise FinerCAMError(f"layer {listed}: the logits do not depend on it; choose a layer on the way to them")
+
+
+class _Reached(BaseException):
+    """Ends a run of the model at a layer; no model catches it."""
+
+
+def run_to(model: nn.Module, layer: tuple[str, nn.Module], images: Any) -> tuple[Tensor, Tensor | None]:
+    """What a layer gives, and the tokens that it was given; the layers after it do not run.
+
+    The caller is the model's guest.
+    """
+    found: list[tuple[Tensor, Tensor | None]] = []
+
+    def stop(_module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append((_tensor_of(output, layer[0]), next(iter(_tokens_of(inputs)), None)))
+        raise _Reached
+
+    handle = layer[1].register_forward_hook(stop)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            _call(model, images)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    _check_reached([layer[0]] if not found else [], {}, None)
+    return found[0]
 
 
 def run_model(model: nn.Module, images: Any, readout: Readout | None = None) -> Tensor:
@@ -268,6 +325,12 @@ def _tensor_of(output: Any, name: str) -> Tensor:
         if isinstance(value, Tensor) and value.ndim >= 3:
             return value
     raise FinerCAMError(f"layer {name!r} returned {describe(output)}; expected a tensor of activations")
+
+
+def _tokens_of(inputs: tuple[Any, ...]) -> list[Tensor]:
+    """The tokens that a layer is given, if it is given nothing else."""
+    only = len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim == 3
+    return [inputs[0]] if only else []
 
 
 def _with_tensor(output: Any, replacement: Tensor) -> Any:

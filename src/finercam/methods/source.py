@@ -14,6 +14,7 @@ from finercam.core.grid import Layout
 from finercam.core.logits import Readout
 from finercam.core.maps import aligned, places
 from finercam.core.pixels import BASELINE, gaussian
+from finercam.core.tail import Tail, Tails
 from finercam.errors import FinerCAMError
 
 __all__ = ["Source"]
@@ -39,6 +40,8 @@ class Source:
     averaged: Tensor | None = None
     """Rows `(K, C)` of a linear head on the mean of the one layer's maps, where it is known to be one: the gradients
     are then these rows, divided by the places, and need no run backwards."""
+    tail: Tail | None = None
+    """What follows the one layer of tokens, where it was recorded and can run again by itself."""
 
     @classmethod
     def of(
@@ -50,13 +53,17 @@ class Source:
         layout_of: Callable[[Tensor, Tensor, nn.Module], Layout],
         relevance: bool = False,
         through_relu: bool = False,
+        tails: Tails | None = None,
     ) -> Source:
-        run = capture(model, layers, images, readout, relevance, through_relu)
+        if tails is None or relevance or len(layers) > 1 or layers[0][0] == INPUT:
+            run, tail = capture(model, layers, images, readout, relevance, through_relu), None
+        else:
+            run, tail = tails.capture(model, layers[0], images, readout, through_relu)
         layouts = tuple(
             _image_layout(images) if name == INPUT else layout_of(activation, images, module)
             for activation, (name, module) in zip(run.activations, layers, strict=True)
         )
-        return cls(model, layers, images, readout, layouts, run, relevance, through_relu)
+        return cls(model, layers, images, readout, layouts, run, relevance, through_relu, tail=tail)
 
     def under(self, relevance: bool) -> Source:
         """The same source with gradients of the model itself, or by the relevance rules: run again if need be."""
