@@ -202,7 +202,7 @@ def test_a_map_without_evidence_is_zero_in_half_precision(toys, pictures):
         (lambda e, y: e([0], y), "1 targets for 2 images"),
         (lambda e, y: e(0, y, against=0), "among its own references"),
         (lambda e, y: e(0, y, against="wren"), "wren"),
-        (lambda e, y: e(0, y.detach()), "scores have no graph"),
+        (lambda e, y: e(0, y.detach()), "not connected to every target layer by a graph"),
         (lambda e, y: e(0, y[:1]), "scores of 1 images for a pass over 2"),
         (lambda e, y: e(scores=y, targets=lambda row: row), "scalar tensor"),
         (lambda e, y: e(scores=y, targets=[lambda row: row[0]]), "1 targets for 2 images"),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finercam.compat.torchcam.methods.core import Extractor, checked_cams, resized
-from finercam.compat.torchcam.methods.gradient import GradCAM, GradCAMpp
 from finercam.compat.torchcam.methods.hooked import WrongType
+from finercam.compat.torchcam.methods.plain import GradCAM, GradCAMpp
 from finercam.core.fuse import fuse
-from finercam.core.references import nearest
 from finercam.errors import FinerCAMError
 from finercam.question import checked_gammas
 
@@ -82,8 +80,9 @@ class FinerCAM(_Composed):
         if not isinstance(scores, Tensor):
             kind = FinerCAMError if scores is None else WrongType
             raise kind("scores must be a tensor (N, K), what the model returned; scores is required for a contrast")
-        rivals = self._rivals(comparison_idx, class_idx, scores)
-        return self.base_cam(class_idx, scores, normalized, against=rivals, gamma=self.gamma, **kwargs)
+        rivals = self._rivals(comparison_idx, scores)
+        asked = {"against": rivals, "gamma": self.gamma, "num_references": self.num_references}
+        return self.base_cam(class_idx, scores, normalized, **asked, **kwargs)
 
     compute_cams = __call__
 
@@ -91,14 +90,14 @@ class FinerCAM(_Composed):
         """As the base extractor fuses them."""
         return self.base_cam.fuse_cams(cams, target_shape)
 
-    def _rivals(self, named: Any, class_idx: Any, scores: Tensor) -> list[list[int]]:
+    @staticmethod
+    def _rivals(named: Any, scores: Tensor) -> str | list[list[int]]:
         if scores.ndim != 2 or scores.shape[1] < 2:
             raise FinerCAMError(
                 f"scores of shape {tuple(scores.shape)}: a comparison class needs shape (N, K), K > 1"
             )
         if named is None:
-            target = torch.as_tensor(class_idx, device=scores.device).expand(len(scores))
-            return nearest(scores, target, self.num_references).tolist()
+            return "nearest"
         if not isinstance(named, int | list):
             raise WrongType("comparison_idx: expected an integer, a list, or a nested list of a row for each image")
         if isinstance(named, list) and named and all(isinstance(row, list) for row in named):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finercam.compat.torchcam.methods.hooked import Retained, WrongType, layout_of, target_readout
+from finercam.compat.torchcam.methods.hooked import NoGraph, Retained, WrongType, layout_of, target_readout
 from finercam.core.capture import run_model
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, directions
@@ -98,22 +98,27 @@ class Extractor:
         targets: Target | list[Target] | None = None,
         against: Classes | None = None,
         gamma: float | None = None,
+        num_references: int = 1,
         retain_graph: bool = False,
     ) -> list[Tensor]:
         """Maps of `class_idx` (one class, or one an image), one for each layer.
 
         `scores` is what the caller's model returned; `targets` are functions of one image's output to a scalar,
-        instead of a class. `against` names rival classes as in FinerCAM, or a strategy such as "predicted", and makes
-        the maps answer why it is the one class and not the other. `normalized` scales each map to [0, 1].
+        instead of a class. `against` names rival classes as in FinerCAM, or a strategy such as "predicted" for
+        `num_references` of them, and makes the maps answer why it is the one class and not the other. `normalized`
+        scales each map to [0, 1].
 
         Raises FinerCAMError for a pass that was not run or has no graph, and for classes that do not exist.
         """
         self._check(class_idx, scores, targets, against)
         with self._hooks_off():
             source = self._source(scores, targets, retain_graph)
-            contrast = self._contrast(source.logits, 0 if class_idx is None else class_idx, against, gamma)
+            contrast = self._contrast(
+                source.logits, 0 if class_idx is None else class_idx, against, gamma, num_references
+            )
             kept = directions(source.logits.cpu().double(), contrast, "question")
             found = self.gather(source, contrast, kept).contrasted(contrast)
+        self.hook_g = [gradients.detach() for _, gradients in found]
         with torch.no_grad():
             maps = [self.rule(*of_layer).detach() for of_layer in found]
             maps = [one.clamp(min=0) for one in maps] if self.rectified else maps
@@ -131,8 +136,9 @@ class Extractor:
 
     @property
     def hook_a(self) -> list[Tensor | None]:
-        """What the target layers gave in the last pass, None before one."""
-        return [None if output is None else output.detach() for output in self._outputs]
+        """What the target layers gave in the last pass, as `reshape_transform` reads it; None before one."""
+        read = self.reshape_transform or (lambda output: output)
+        return [None if output is None else read(output.detach()) for output in self._outputs]
 
     def enable_hooks(self) -> None:
         self._hooks_enabled = True
@@ -143,6 +149,7 @@ class Extractor:
     def reset_hooks(self) -> None:
         """Forget the last pass."""
         self._outputs: list[Tensor | None] = [None] * len(self.layers)
+        self.hook_g: list[Tensor | None] = [None] * len(self.layers)
         self._runs = [0] * len(self.layers)
         self._input: Tensor | None = None
 
@@ -216,8 +223,8 @@ class Extractor:
                 f"scores of {len(logits)} images for a pass over {count}; give that pass's own scores"
             )
         if self.needs_graph and not logits.requires_grad and not self.reruns:
-            raise FinerCAMError(
-                "scores have no graph, so no gradient reaches the layer: run the model without no_grad"
+            raise NoGraph(
+                "the scores are not connected to every target layer by a graph: run the model without no_grad"
             )
         layouts = tuple(self._layout(x, images, module) for x, (_, module) in zip(outputs, self.layers, strict=True))
         run = Retained(tuple(self.target_names), tuple(outputs), logits, retain_graph)
@@ -226,11 +233,13 @@ class Extractor:
     def _layout(self, output: Tensor, images: Tensor, module: nn.Module) -> Layout:
         return layout_of(output, None if self._input is None else images, self.model, module, self.reshape_transform)
 
-    def _contrast(self, logits: Tensor, target: Any, against: Any, gamma: Any) -> Contrast:
+    def _contrast(self, logits: Tensor, target: Any, against: Any, gamma: Any, count: int) -> Contrast:
         strategy = against if isinstance(against, str) and against in STRATEGIES else None
         strength = 0.0 if against is None else self.gamma if gamma is None else gamma
         named = None if strategy is not None else against
-        question = Question.make("gradcam", strength, references=strategy, target=target, against=named)
+        question = Question.make(
+            "gradcam", strength, references=strategy, num_references=count, target=target, against=named
+        )
         head = linear_head(self.model, logits.shape[1]) if strategy == "similar" else None
         bound = question.bind(len(logits), logits.shape[1])
         return bound.resolve(logits, None if head is None else head[0])[0]

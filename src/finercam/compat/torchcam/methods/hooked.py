@@ -14,11 +14,15 @@ from finercam.core.grid import Layout, find_layout
 from finercam.core.logits import Readout
 from finercam.errors import FinerCAMError
 
-__all__ = ["Retained", "WrongType", "layout_of", "target_readout"]
+__all__ = ["NoGraph", "Retained", "WrongType", "layout_of", "target_readout"]
 
 
 class WrongType(FinerCAMError, TypeError):
     """A value of the wrong type, for which torch-cam raises a TypeError."""
+
+
+class NoGraph(FinerCAMError, RuntimeError):
+    """The scores have no way back to a layer, for which torch-cam raises a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Retained(Capture):
             return super().gradients(directions, batched, retain or self.keep_graph)
         except FinerCAMError as error:
             if "second time" in str(error):
-                raise FinerCAMError(
+                raise NoGraph(
                     "the pass gave maps already and its graph is gone: run the model again, or ask for the first maps "
                     "with retain_graph=True"
                 ) from error
