@@ -69,6 +69,8 @@ class Headed(nn.Module):
         features = self.tower(images)
         if self.pool == "patches":
             features = features.last_hidden_state[:, 5:].mean(1)
+        if self.pool == "all":
+            features = features.last_hidden_state.mean(1)
         return self.fc(features[0] if isinstance(features, tuple) else features)
 
 
@@ -141,6 +143,12 @@ ATTENTION = [
          "blocks.2.norm1", maps(TOKENS, 4, 6, 5), (7, 48)),
     Case("timm-siglip", from_timm("vit_base_patch16_siglip_224", **VIT), (64, 64),
          "blocks.2.norm1", maps(TOKENS, 4, 4), (7, 48)),
+    Case("timm-siglip-patch-mean", from_timm("vit_base_patch16_siglip_gap_224", **VIT), (64, 64),
+         "blocks.2.norm1", maps(TOKENS, 4, 4), (7, 48)),
+    Case("timm-aimv2", from_timm("aimv2_large_patch14_224", **VIT | {"img_size": 56}), (56, 56),
+         "blocks.2.norm1", maps(TOKENS, 4, 4), (7, 48)),
+    Case("timm-naflex", from_timm("naflexvit_base_patch16_gap", depth=3, embed_dim=48, num_heads=3), (64, 96),
+         "blocks.2.norm1", maps(TOKENS, 4, 6, 4), (7, 48)),
     Case("timm-eva02", from_timm("eva02_tiny_patch14_224", **VIT | {"img_size": 56}), (56, 56),
          "blocks.2.norm1", maps(TOKENS, 4, 4, 1), (7, 48)),
     Case("timm-beit", from_timm("beit_base_patch16_224", **VIT), (64, 64),
@@ -168,6 +176,8 @@ ATTENTION = [
     Case("hf-dinov3-patch-mean", lambda: Headed(
             hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**SMALL, num_register_tokens=4)), 32, "patches"), (64, 96),
          "tower.model.layer.2.norm1", maps(TOKENS, 4, 6, 5), (7, 32)),
+    Case("hf-aimv2-patch-mean", lambda: Headed(hf.Aimv2VisionModel(hf.Aimv2VisionConfig(**SMALL)), 32, "all"), (64, 64),
+         "tower.encoder.layers.2.rms_norm1", maps(TOKENS, 4, 4), (7, 32)),
     Case("hf-clip", from_hf("CLIP", vision_config=SMALL, text_config=TEXT | {"eos_token_id": 2}), (64, 64),
          "vision_model.encoder.layers.2.layer_norm1", maps(TOKENS, 4, 4, 1), (7, 32)),
     Case("hf-siglip", from_hf("Siglip", vision_config=SMALL, text_config=TEXT), (64, 64),
@@ -363,7 +373,7 @@ def test_the_logits_depend_on_the_image_through_the_layer_alone(case: Case) -> N
 def is_entrance(case: Case) -> bool:
     """Whether a layer is the normalisation at a block's entrance, beside a residual connection."""
     leaf = case.layer.rpartition(".")[2]
-    return leaf in ("norm1", "ln_1", "layernorm_before", "layer_norm1", "layer_norm_1", "in_norm")
+    return leaf in ("norm1", "ln_1", "layernorm_before", "layer_norm1", "layer_norm_1", "rms_norm1", "in_norm")
 
 
 DENSE: dict[str, tuple[Callable[[], nn.Module], str]] = {
