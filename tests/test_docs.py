@@ -100,7 +100,7 @@ def small(monkeypatch):
 
 def test_every_page_with_code_is_run():
     run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md"}
-    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md"}
+    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
     for page, file in RUN_ELSEWHERE.items():
         assert f'run_page("{page}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
@@ -184,6 +184,27 @@ def test_zeroshot(run_page, small):
     names = run_page("zeroshot.md", images=noise(2, 224))
     assert names["answer"].signed.abs().max() > 0
     assert names["classify"].class_embeddings.shape == (3, 16)
+
+
+@pytest.mark.slow
+def test_recipes(run_page, tmp_path, monkeypatch):
+    from torchvision.models import detection, resnet18, segmentation
+    from torchvision.models._utils import IntermediateLayerGetter
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    monkeypatch.chdir(tmp_path)
+    pyramid = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    body = IntermediateLayerGetter(resnet18(), {"layer4": "out"})
+    segmenter = segmentation.FCN(body, segmentation.fcn.FCNHead(512, 21))
+    monkeypatch.setattr(detection, "fasterrcnn_resnet50_fpn", lambda weights: detection.FasterRCNN(pyramid, 21))
+    monkeypatch.setattr(segmentation, "fcn_resnet50", lambda weights: segmenter)
+    model, labels = small_resnet(num_classes=4), torch.tensor([0, 1, 2, 3])
+    data = [(noise(4, 64), labels), (noise(4, 64).flip(-1), labels)]
+    names = run_page("recipes.md", model=model, loader=data, names=["wren", "robin", "finch", "dunnock"])
+    assert len(names["rows"]) == 8 and sum(map(len, names["mistakes"])) == int(
+        sum((model(images).argmax(1) != own).sum() for images, own in data)
+    )
+    assert names["answer"].signed.abs().max() > 0 and (tmp_path / "coco.json").exists()
 
 
 # --- commands
