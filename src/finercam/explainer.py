@@ -24,7 +24,8 @@ from finercam.core.stages import stage_count
 from finercam.core.views import IDENTITY, LARGER, View, views
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation, checked_link, joined
-from finercam.methods import Method
+from finercam.methods import Method, gather
+from finercam.methods.kept import KeptTail
 from finercam.methods.source import Source
 from finercam.names import in_order, names_in
 from finercam.question import Question
@@ -60,8 +61,9 @@ class FinerCAM:
         keep: which later questions can be answered without running the model: "question" (this one only; the
             cheapest), "contrast" (any gamma), "closest" (also the first rival alone), "references" (also any of the
             rivals alone), a number of top classes, or class ids. None takes "references" where that is nearly free
-            (feature maps, at most 8 rivals) and "contrast" on tokens, where each kept direction costs one more
-            backward pass through the last block.
+            (feature maps, at most 8 rivals). On tokens, where each kept direction costs one more backward pass through
+            the last block, it keeps the question and what the block needs to run again for others; without
+            keep_images, or where the block cannot run alone, it takes "contrast".
         keep_images: let `Explanation.ask` run the model again for what was not kept (the images stay in memory).
         confusion: confusion matrix `(K, K)` for `references="confused"`, rows the truth.
         layout: a `finercam.core.grid.Layout`, where token grid or channel axis cannot be found.
@@ -244,7 +246,8 @@ class FinerCAM:
     ) -> Explanation:
         question = self._with_usable_fusion(question, len(source.layers))
         logits = source.logits.cpu().double()
-        kept = directions(logits, contrast, self._keep(source, contrast))
+        tail = self._kept_tail(source, question)
+        kept = directions(logits, contrast, self._keep(source, contrast) if tail is None else "question")
         seen: list[tuple[View, Evidence]] = []
         for view in self.views:  # one after another, so that only one graph is alive
             of_view = self._seen_under(view, source)
@@ -265,6 +268,7 @@ class FinerCAM:
             samples=source.readout.samples,
             link=self.link or self.classifier.link,
             backend=self,
+            tail=tail,
         )
         _check_finite(answer)
         return answer
@@ -322,6 +326,11 @@ class FinerCAM:
             return self.keep
         maps = all(layout.kind in ("nchw", "nhwc") for layout in source.layouts)
         return "references" if maps and contrast.references.shape[1] <= CHEAP_REFERENCES else "contrast"
+
+    def _kept_tail(self, source: Source, question: Question) -> KeptTail | None:
+        """What later questions about tokens need besides this question's evidence, if nothing else was wanted."""
+        usual = self.keep is None and self.keep_images and len(self.views) == 1
+        return KeptTail.of(source) if usual and question.method.gather is gather.gradients else None
 
     def _names(self, num_classes: int) -> tuple[str, ...] | None:
         if self.class_names is not None and len(self.class_names) != num_classes:

@@ -21,6 +21,7 @@ from finercam.core.references import NONE, References, pad_and_concat
 from finercam.core.views import View, average
 from finercam.errors import FinerCAMError
 from finercam.methods import Method
+from finercam.methods.kept import KeptTail
 from finercam.names import label
 from finercam.question import Question, checked_gammas
 from finercam.text import literal
@@ -98,6 +99,7 @@ class Explanation:
     link: str = "softmax"
     images: Tensor | None = None
     seen: Seen = field(default=(), repr=False)
+    tail: KeptTail | None = field(default=None, repr=False)
     backend: Backend | None = field(default=None, repr=False)
 
     @classmethod
@@ -183,8 +185,8 @@ class Explanation:
         """Answer a further question about the same images; what is not given stays as it was.
 
         Answered from the kept evidence where its classes suffice (see `keep=` of FinerCAM): any gamma, the plain map,
-        any kept references, and another method that reads the same evidence. Otherwise the model runs again if the
-        images were kept; if they were not, NotKept (a FinerCAMError) is raised. For a new target without `against`
+        any kept references, and another method that reads the same evidence. On tokens the layers after the target
+        layer run again where they were kept for that. Otherwise the model runs again if the images were kept; if they were not, NotKept (a FinerCAMError) is raised. For a new target without `against`
         the strategy picks the references again.
         """
         strength = checked_gammas(self.gamma if gamma is None else gamma, len(self))
@@ -197,15 +199,11 @@ class Explanation:
         contrast = Contrast(chosen, references.ids, strength, question.weights)
         if question.method.shares_evidence(self.question.method):
             try:
-                return replace(
-                    self,
-                    contrast=contrast,
-                    signed=_signed(self.seen, contrast, question),
-                    similarity=references.similarity,
-                    strategy=references.strategy,
-                    question=question,
-                )
+                return self._again(self.seen, contrast, references, question)
             except NotKept:
+                seen = self._seen_by_tail(contrast)
+                if seen is not None:
+                    return self._again(seen, contrast, references, question)
                 if self.images is None:
                     raise
         elif self.images is None:
@@ -215,6 +213,26 @@ class Explanation:
             )
         assert self.images is not None
         return self.require_backend().answer(self.images, question, contrast, references, self.samples or None)
+
+    def _again(self, seen: Seen, contrast: Contrast, references: References, question: Question) -> Explanation:
+        """The same answer to another question, from evidence that holds it; raises NotKept where it does not."""
+        return replace(
+            self,
+            contrast=contrast,
+            signed=_signed(seen, contrast, question),
+            similarity=references.similarity,
+            strategy=references.strategy,
+            question=question,
+            seen=seen,
+        )
+
+    def _seen_by_tail(self, contrast: Contrast) -> Seen | None:
+        """The evidence with what a question needs besides, by a run of the tail; None without a tail."""
+        if self.tail is None:
+            return None
+        ((view, kept),) = self.seen
+        widened = self.tail.widened(kept, contrast)
+        return None if widened is None else ((view, widened),)
 
     def _chosen(self, target: Any, against: Any) -> tuple[Tensor, References]:
         """Target and references of a further question; those of this answer where neither changes."""
@@ -247,7 +265,7 @@ class Explanation:
             raise FinerCAMError("gammas is empty; give at least one strength")
         strengths = checked_gammas(list(gammas), len(gammas))
         one_kept = self.seen[0][1].directions.shape[1] == 1 and self.references.shape[1] > 0
-        if one_kept and self.images is not None:  # one more run serves all strengths
+        if one_kept and self.tail is None and self.images is not None:  # one more run serves all strengths
             own = References(self.references, self.similarity, self.strategy)
             backend = self.require_backend().with_settings(keep="contrast")
             answer = backend.answer(self.images, self.question, self.contrast, own, self.samples or None)
@@ -366,6 +384,7 @@ class Explanation:
             images=None if self.images is None else self.images[at],
             samples=self.samples[at],
             seen=tuple((view, evidence.sliced(at)) for view, evidence in self.seen),
+            tail=None if self.tail is None else self.tail[at],
         )
 
     def __iter__(self) -> Iterator[Explanation]:
@@ -400,6 +419,7 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     """One explanation that joins several with the same settings, without the images."""
     if len(parts) == 1:
         return replace(parts[0], images=None)
+    tail = KeptTail.joined([part.tail for part in parts])
     views = zip(*(part.seen for part in parts), strict=True)
     return replace(
         parts[0],
@@ -414,6 +434,7 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         similarity=pad_and_concat([part.similarity for part in parts], torch.nan),
         images=None,
         samples=tuple(sample for part in parts for sample in part.samples),
+        tail=tail,
         seen=tuple((of_view[0][0], joined_evidence([evidence for _, evidence in of_view])) for of_view in views),
     )
 

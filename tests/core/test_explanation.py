@@ -152,7 +152,9 @@ def test_default_keep_on_maps_and_on_tokens(toys, pictures):
     maps = FinerCAM(toys.cnn(), layer="stage1", num_references=3)(pictures(2))
     assert maps.seen[0][1].directions.shape[1] == 4  # the target and three references
     tokens = FinerCAM(toys.vit(), layer="blocks.1.norm1")(pictures(2))
-    assert tokens.seen[0][1].directions.shape[1] == 2
+    assert tokens.seen[0][1].directions.shape[1] == 1 and tokens.tail is not None
+    alone = FinerCAM(toys.vit(), layer="blocks.1.norm1", keep_images=False)(pictures(2))
+    assert alone.seen[0][1].directions.shape[1] == 2 and alone.tail is None
     many = FinerCAM(toys.cnn(classes=12), layer="stage1", references="all")(pictures(2))
     assert many.seen[0][1].directions.shape[1] == 2
 
