@@ -17,6 +17,7 @@ from finercam.commands.demo import demo
 from finercam.commands.evaluate import evaluate
 from finercam.commands.examples import epilog
 from finercam.commands.explain import explain
+from finercam.commands.export import export
 from finercam.commands.methods import methods
 from finercam.commands.models import models
 from finercam.commands.probe import probe
@@ -89,6 +90,7 @@ _COMMANDS = {
     "probe": probe,
     "run": run,
     "report": report,
+    "export": export,
     "app": web_app,
     "demo": demo,
     "models": models,

@@ -40,6 +40,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "finercam report out/run --html out/run.html",
         "finercam report out/run --html out/strong.html --gamma 1 --limit 20",
     ),
+    "export": (
+        "finercam export --model fieldguide/cnn --out out/cnn.onnx",
+        "finercam export --model timm/resnet50.a1_in1k --preset fast --out out/resnet50.onnx",
+    ),
     "app": (
         "finercam app",
         "finercam app --model fieldguide/resnet --model out/probe --port 7861",

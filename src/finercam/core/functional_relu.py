@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Watched", "after_relu", "plain_for_modules", "watched"]
+__all__ = ["RELUS", "Watched", "after_relu", "plain_for_modules", "watched"]
 
-_RELUS = (F.relu, torch.relu, Tensor.relu)
+RELUS = (F.relu, torch.relu, Tensor.relu)
 
 
 class Watched(Tensor):
@@ -25,7 +25,7 @@ class Watched(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         first = args[0] if args else None
-        relu = func in _RELUS and isinstance(first, Watched)
+        relu = func in RELUS and isinstance(first, Watched)
         if relu and kwargs.get("inplace"):
             kwargs["inplace"] = False  # the layer's own output stays as it was
         with torch._C.DisableTorchFunctionSubclass():

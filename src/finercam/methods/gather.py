@@ -25,6 +25,7 @@ __all__ = [
     "relevance",
     "scored",
     "shares",
+    "smoothed",
     "top_channel_scores",
 ]
 
@@ -65,13 +66,13 @@ def shares(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
     """
     if contrast.weights == "orthogonal":
         raise FinerCAMError("weights='orthogonal' compare channels, which this method does not keep; use 'hirescam'")
-    maps = tuple(_smoothed(of_layer) for of_layer in source.under(relevance=False).shares(directions))
+    maps = tuple(smoothed(of_layer) for of_layer in source.under(relevance=False).shares(directions))
     ones = tuple(torch.ones_like(of_layer[:, :1]) for of_layer in maps)
     found = tuple(of_layer[:, :, None] for of_layer in maps)
     return Evidence(source.logits.cpu().double(), directions, ones, found, has_channels=False)
 
 
-def _smoothed(maps: Tensor) -> Tensor:
+def smoothed(maps: Tensor) -> Tensor:
     """Gaussian blur of `(N, M, h, w)` by SMOOTHING of the shorter side; coarse grids are left as they are."""
     sigma = SMOOTHING * min(maps.shape[-2:])
     return maps if sigma < 0.25 else gaussian(maps, sigma)
