@@ -213,3 +213,21 @@ def test_hooks_are_gone_when_a_masked_run_fails(toys, pictures, method):
     assert not any(m._forward_hooks for m in model.modules())
     assert all(m.training for m in model.modules())
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam"])
+def test_a_layer_of_one_place_or_of_zeros_runs_no_empty_batch(toys, method):
+    """All its channels are constant; a model that refuses an empty batch is then not given one."""
+
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = toys.gap(stride=1)
+            self.inner.features[0].bias.data.zero_()
+
+        def forward(self, x):
+            assert len(x)
+            return self.inner(x)
+
+    answer = FinerCAM(Strict(), method, layer="inner.features", gamma=0)(torch.zeros(1, 3, 1, 1), 0)
+    assert answer.signed.shape == (1, 1, 1)

@@ -185,7 +185,7 @@ def masked_scores(
     low, high = activation.flatten(1).aminmax(dim=1)
     alive = (high > low if vary is None else torch.ones_like(high)).nonzero().flatten()
     found = baseline.repeat(len(activation), 1)
-    for chosen in alive.split(batch_size(image)):
+    for chosen in _groups(alive, batch_size(image)):
         masks = upsample(activation[chosen], tuple(image.shape[1:]))[:, None]
         bottom, top = masks.flatten(1).aminmax(dim=1)
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
@@ -201,6 +201,11 @@ def masked_scores(
 
 def batch_size(x: Tensor) -> int:
     return BATCH.get(x.device.type, 64)
+
+
+def _groups(places: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Groups of at most `size`, and none of nothing: many models cannot run on no image."""
+    return places.split(size) if len(places) else ()
 
 
 def _project(scores: Tensor, directions: Tensor) -> Tensor:
@@ -220,7 +225,7 @@ def _falls(source: Source, layer: int, sample: int) -> Tensor:
     logits = source.logits[sample]
     falls = logits.new_zeros(own.shape[axis], len(logits))
     copies = VariantRuns(source, layer, sample, batch_axis=1 if tokens_first else 0)
-    for chosen in alive.split(batch_size(own)):
+    for chosen in _groups(alive, batch_size(own)):
         keep = torch.ones(len(chosen), own.shape[axis], dtype=own.dtype, device=own.device)
         keep.scatter_(1, chosen[:, None], 0)
         shape = [1] * own.ndim

@@ -27,7 +27,7 @@ class Complexity:
 
 
 class Coherency:
-    """How far the map of the masked image agrees with the map, `(N,)` in [0, 1]; NaN where a map is constant."""
+    """How far the map of the masked image agrees with the map, `(N,)` in [0, 1]; 0.5 where a map is constant, as there."""
 
     def __call__(
         self,
@@ -39,7 +39,7 @@ class Coherency:
     ) -> Array:
         maps = torch.as_tensor(grayscale_cams)
         again = base_method(input_tensor=input_tensor * maps[:, None].to(input_tensor), targets=targets)
-        return coherency(maps, torch.as_tensor(again)).numpy()
+        return coherency(maps, torch.as_tensor(again)).nan_to_num(nan=0.5).numpy()
 
 
 class ARCC:
