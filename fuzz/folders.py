@@ -14,7 +14,7 @@ __all__ = ["command", "copied_run", "make_run"]
 
 NAMES = ["wren", "robin", "finch", "heron", "swift"]
 COMMANDS = ("explain", "run", "evaluate", "probe", "report", "concept", "methods", "models")
-TYPED = ["", "x", "0", "-1", "1e999", "nan", "9" * 40, "wren", "robin", "../..", "\udcff", "\x1b[2J", "a" * 5000]
+TYPED = ["", "x", "0", "-1", "1e999", "nan", "9" * 40, "wren", "robin", "..", "\udcff", "\x1b[2J", "a" * 5000]
 TYPED += [
     "gradcam",
     "scorecam",

@@ -31,6 +31,7 @@ from typing import Any
 from finercam.errors import FinerCAMError
 from fuzz import seeds
 from fuzz.rules import one_line
+from fuzz.runner import signature
 
 __all__ = ["KINDS", "Ended", "hunt", "run_case"]
 
@@ -252,11 +253,9 @@ def run_case(seed: int, number: int) -> Ended:
                 one_line(error)
             except AssertionError as wrong:
                 ended.findings.append(str(wrong))
-        except TooLong:
-            ended.findings.append(f"took longer than {SECONDS} s")
+        except TooLong as error:
+            ended.findings.append(f"took longer than {SECONDS} s: {signature(error)}")
         except Exception as error:
-            from fuzz.runner import signature
-
             ended.findings.append(f"{signature(error)}: {str(error)[:200]!r}")
     if ended.grown > MEMORY:
         ended.findings.append(f"took {ended.grown >> 20} MiB")

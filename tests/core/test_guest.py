@@ -120,6 +120,8 @@ def test_a_layer_that_does_not_reach_the_logits_is_refused(toys, pictures):
     model = toys.seeded(ReadsCls())
     with pytest.raises(FinerCAMError, match="layer 'norm': its patches do not reach the logits"):
         FinerCAM(model, layer="norm")(pictures(2))
+    with pytest.raises(FinerCAMError, match="layer 'norm': its patches do not reach the logits"):
+        FinerCAM(model, "reciprocam", layer="norm")(pictures(2))  # gave enlarged rounding errors
     assert FinerCAM(model, layer="embed")(pictures(2)).maps.any()
 
 

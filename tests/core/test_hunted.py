@@ -15,7 +15,9 @@ from finercam import FinerCAM, FinerCAMError
 from finercam.core.contrast import Contrast, contrast_terms
 from finercam.core.evidence import Evidence, NotKept, directions
 from finercam.core.grid import find_layout
+from finercam.core.pixels import detail, pixel_evidence
 from finercam.methods.fold import folded
+from finercam.methods.rules import eigengradcam
 
 
 class Tiny(nn.Module):
@@ -125,6 +127,36 @@ def test_shapleycam_in_threads_puts_fused_attention_back(pictures):
     assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
+def test_shapleycam_changes_no_setting_of_the_process_while_it_runs(pictures):
+    """Another thread's attention ran by another kernel meanwhile, and its answer was another one in the last bits."""
+    seen = []
+    model = Transformer()
+    model.patch.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled()))
+    assert FinerCAM(model, "shapleycam", layer="norm1")(pictures(1, size=16)).maps.any()
+    assert len(seen) > 1 and all(seen)
+
+
+def test_an_even_area_of_the_image_says_exactly_nothing(pictures):
+    """The blur left rounding errors there, and a map that should be blank was divided by them."""
+    images = pictures(1).double()
+    images[0, :, :8] = 0.5
+    assert not detail(images)[0, :, :4].any() and detail(images)[0, :, 8:].any()
+    assert pixel_evidence(images, images[:, None])[1].dtype == torch.float64  # of a model in float64 too
+
+
+def test_the_sign_of_a_component_does_not_come_from_rounding(pictures):
+    """Before a normalisation gradient times activation sums to zero; in bfloat16 the sign was that of the rounding."""
+    torch.manual_seed(0)
+    activations = torch.randn(1, 3, 4, 4)
+    gradients = torch.randn(1, 3, 4, 4)
+    gradients[:, 2] = -(gradients[:, :2] * activations[:, :2]).sum(1) / activations[:, 2]
+    expected = eigengradcam(activations, gradients)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        moved = eigengradcam(activations, gradients * (1 + 1e-4 * torch.randn(gradients.shape)))
+        torch.testing.assert_close(moved, expected, rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("name", ["head0", "head1"])
 def test_similar_classes_are_those_of_the_head_that_is_read(pictures, name):
     model = Tiny(heads=2)
@@ -167,6 +199,15 @@ def test_a_convolution_has_its_channels_first(layer):
     assert (layout.kind, layout.grid) == ("nchw", (4, 8))
     layout = find_layout((1, 2, 4, 8), (1, 3, 8, 16), layer=nn.LayerNorm(8))
     assert (layout.kind, layout.grid) == ("nhwc", (2, 4))
+
+
+def test_the_widths_of_the_model_decide_where_both_readings_fit():
+    """`(N, 4, 6, 8)` of an image of 16 x 24 was read as a grid of 4 x 6 after an activation, and in a block."""
+    block = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4))  # channels last inside, and first outside
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 3, 1), nn.ReLU(), block)
+    for layer in (model[1], block):
+        layout = find_layout((1, 4, 6, 8), (1, 3, 16, 24), model, layer=layer)
+        assert (layout.kind, layout.grid) == ("nchw", (6, 8))
 
 
 @pytest.mark.parametrize("method", ["shapleycam", "smoothgradcam++"])

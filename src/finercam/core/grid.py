@@ -136,6 +136,13 @@ def _map_layout(
         return Layout("nchw", first)
     if shape[3] in channels["nhwc"] and not channels["nchw"]:
         return Layout("nhwc", last)
+    if _fit(first, size) and _fit(
+        last, size
+    ):  # ambiguous: the widths that occur in the layer, or in the model, decide
+        for part in (channels, _declared_channels(model)):
+            widths = part["nchw"] | part["nhwc"]
+            if (shape[1] in widths) != (shape[3] in widths):
+                return Layout("nchw", first) if shape[1] in widths else Layout("nhwc", last)
     channels_last = type(layer) is nn.LayerNorm or getattr(model, "output_fmt", None) == "NHWC"
     if preference(last, shape[3], channels_last) > preference(first, shape[1], False):
         return Layout("nhwc", last)

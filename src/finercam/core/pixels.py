@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["BASELINE", "SMOOTHING", "gaussian", "pixel_evidence"]
+__all__ = ["BASELINE", "SMOOTHING", "detail", "gaussian", "pixel_evidence"]
 
 BASELINE = 0.05
 """Standard deviation of the blur that pixels are compared with, as a share of the image's side."""
@@ -20,11 +20,16 @@ def pixel_evidence(images: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     `images (N, C, H, W)` and `gradients (N, M, C, H, W)` give `(N, 1, H, W)` and `(N, M, 1, H, W)`; linear in the
     gradients, so it is evidence like that of any other layer.
     """
-    side = min(images.shape[-2:])
-    images = images.detach().float()
-    difference = images - gaussian(images, BASELINE * side)
-    shares = (difference[:, None] * gradients.float()).sum(2)
-    return torch.ones_like(images[:, :1]), gaussian(shares, SMOOTHING * side)[:, :, None]
+    images = images.detach().to(torch.promote_types(images.dtype, torch.float32))
+    shares = (detail(images)[:, None] * gradients.to(images)).sum(2)
+    return torch.ones_like(images[:, :1]), gaussian(shares, SMOOTHING * min(images.shape[-2:]))[:, :, None]
+
+
+def detail(images: Tensor) -> Tensor:
+    """Images `(N, C, H, W)` minus blurred ones; exactly zero in an even area, where the blur leaves rounding errors."""
+    difference = images - gaussian(images, BASELINE * min(images.shape[-2:]))
+    rounding = 8 * torch.finfo(images.dtype).eps * images.abs().amax(dim=tuple(range(1, images.ndim)), keepdim=True)
+    return torch.where(difference.abs() <= rounding, 0.0, difference)
 
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:

@@ -25,8 +25,10 @@ def place_scores(source: Source, contrast: Contrast, directions: Tensor) -> Evid
     """Logits of the activations in a window at each place, minus their mean over the places (Byun & Lee, 2022; arXiv 2209.14074).
 
     Tokens before the patches stay. Activations are ones `(N, 1, h, w)`, gradients the scores `(N, M, 1, h, w)`; linear
-    in the direction. Costs one run of the tail for each place.
+    in the direction. Costs one run of the tail for each place. Raises FinerCAMError for tokens that do not reach the logits.
     """
+    if any(layout.prefix for layout in source.layouts):
+        source.under(relevance=False).gradients(directions[:, :1])  # refuses what would be a map of rounding errors
     gradients = []
     for layer in range(len(source.layers)):
         scores = torch.stack([_scores(source, layer, sample) for sample in range(len(source.images))])  # (N, P, K)

@@ -131,8 +131,15 @@ def principal(features: Tensor) -> Tensor:
 
 
 def oriented(component: Tensor, features: Tensor) -> Tensor:
-    """A component `(N, h, w)` with the sign that agrees with the sum of its features `(N, C, h, w)`, from its mean."""
-    total = features.sum(dim=1).flatten(1)
+    """A component `(N, h, w)` with the sign that agrees with the sum of its features `(N, C, h, w)`, from its mean.
+
+    Before a normalisation the features of gradient times activation cancel, and the sum is rounding error. The sum of the
+    positive features decides there, which is the same in every precision.
+    """
+    features = features.flatten(2)
+    total, size = features.sum(dim=1), features.abs().sum(dim=(1, 2))
+    cancelled = total.abs().sum(dim=1) < CANCELLED * size
+    total = torch.where(cancelled[:, None], features.relu().sum(dim=1), total)
     total = total - total.mean(dim=1, keepdim=True)
     disagrees = (component.flatten(1) * total).sum(dim=1) < 0
     return torch.where(disagrees.view(-1, *[1] * (component.ndim - 1)), -component, component)

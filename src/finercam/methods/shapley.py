@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from finercam.core.capture import capture
 from finercam.core.contrast import Contrast
@@ -17,8 +18,28 @@ from finercam.methods.source import Source
 
 __all__ = ["curved_gradients"]
 
-_FUSED = threading.Lock()
-"""Which attention runs is a setting of the whole process: two threads would put back each other's change."""
+
+class _WrittenAttention(TorchFunctionMode):
+    """Attention written out, in this thread only; PyTorch's own setting would change the runs of other threads."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.multi_head_attention_forward:
+            out, weights = function(*args, **{**kwargs, "need_weights": True})
+            return out, weights if kwargs.get("need_weights", True) else None
+        return (
+            _attention(*args, **kwargs) if function is F.scaled_dot_product_attention else function(*args, **kwargs)
+        )
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+    written = torch.ops.aten._scaled_dot_product_attention_math
+    return written(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
 
 
 def curved_gradients(source: Source, contrast: Contrast, directions: Tensor) -> Evidence:
@@ -26,7 +47,7 @@ def curved_gradients(source: Source, contrast: Contrast, directions: Tensor) -> 
 
     Linear in the direction. The model runs once more, since fused attention cannot be differentiated twice.
     """
-    with _FUSED, sdpa_kernel(SDPBackend.MATH):
+    with _WrittenAttention():
         run = capture(source.model, source.layers, source.images, source.readout, through_relu=source.through_relu)
     found = []
     for vector in directions.to(run.logits).unbind(1):

@@ -13,7 +13,7 @@ from finercam.core.capture import INPUT, Capture, capture
 from finercam.core.grid import Layout
 from finercam.core.logits import Readout
 from finercam.core.maps import aligned, places
-from finercam.core.pixels import BASELINE, gaussian
+from finercam.core.pixels import detail
 from finercam.core.tail import Tail, Tails
 from finercam.errors import FinerCAMError
 
@@ -157,7 +157,7 @@ def _image_layout(images: Tensor) -> Layout:
 def _share(pixels: bool, activation: Tensor, gradient: Tensor) -> Tensor:
     """What each place adds, `(N, h, w)`; pixels count by their difference from a blurred image."""
     if pixels:
-        activation = activation - gaussian(activation, BASELINE * min(activation.shape[-2:]))
+        activation = detail(activation)
     return (activation * gradient).sum(1)
 
 
