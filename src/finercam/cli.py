@@ -18,11 +18,13 @@ from finercam.commands.evaluate import evaluate
 from finercam.commands.examples import epilog
 from finercam.commands.explain import explain
 from finercam.commands.export import export
+from finercam.commands.guide import guide
 from finercam.commands.methods import methods
 from finercam.commands.models import models
 from finercam.commands.probe import probe
 from finercam.commands.report import report
 from finercam.commands.run import run
+from finercam.commands.traits import traits
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 
@@ -91,6 +93,8 @@ _COMMANDS = {
     "run": run,
     "report": report,
     "export": export,
+    "traits": traits,
+    "guide": guide,
     "app": web_app,
     "demo": demo,
     "models": models,

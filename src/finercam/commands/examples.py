@@ -44,6 +44,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "finercam export --model fieldguide/cnn --out out/cnn.onnx",
         "finercam export --model timm/resnet50.a1_in1k --preset fast --out out/resnet50.onnx",
     ),
+    "traits": (
+        "finercam traits fieldguide:400 --model fieldguide/cnn --photos 6 --removed 3 \\\n"
+        '    --classes "Red-crested Pippin" "Plain Pippin" --out out/traits',
+        "finercam traits out/run --model fieldguide/cnn --against-nearest --out out/traits-of-run",
+    ),
+    "guide": (
+        "finercam guide birds --model fieldguide/cnn --photos 4 --removed 2 --out out/guide",
+        "finercam guide birds --model fieldguide/cnn --ray local --workers 2 --out out/guide-ray",
+    ),
     "app": (
         "finercam app",
         "finercam app --model fieldguide/resnet --model out/probe --port 7861",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from finercam.explanation import Explanation
 from finercam.images import Preprocess
 from finercam.io import whole_file
 from finercam.names import class_id, label
+from finercam.report.assets import asset, render, safe_json
 from finercam.report.classes import Apart, with_rivals
 from finercam.report.content import page_of
 from finercam.report.pictures import THUMBNAIL, data_uri, example_of, seen_by_model
@@ -90,19 +88,14 @@ def write_report(
 
 def _rendered(pages: _Pages, answers: Iterable[Explanation], title: str) -> Iterator[str]:
     """The HTML in parts, so that a page of many images does not have to fit into memory."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    style = _asset("style.css")
-    script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
-    return environment.from_string(_asset("page.html.j2")).generate(
+    script = '"use strict";\n(() => {\n' + "\n".join(asset(name) for name in SCRIPTS) + "})();\n"
+    return render(
+        asset("page.html.j2"),
+        asset("style.css"),
+        script,
         title=title,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        pages=(_json(page) for page in pages.of(answers)),
-        index=lambda: _json(pages.index(title)),
+        pages=(safe_json(page) for page in pages.of(answers)),
+        index=lambda: safe_json(pages.index(title)),
     )
 
 
@@ -196,20 +189,6 @@ class _Pages:
         if given is not None and (len(given) < count or (exact and len(given) != count)):
             more = "" if exact else " or more"
             raise FinerCAMError(f"{len(given)} {what} for {count}{more} images; give one for each")
-
-
-def _json(data: Any) -> str:
-    """JSON in ASCII that cannot close the script element around it."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _asset(name: str) -> str:
-    return resources.files("finercam.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
 
 
 def _thumbnail(photo: Image.Image, answer: Explanation) -> Image.Image:

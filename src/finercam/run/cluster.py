@@ -22,7 +22,7 @@ from finercam.run.settings import Settings, preprocess_of
 from finercam.run.work import Work
 from finercam.run.worker import Worker
 
-__all__ = ["Actor", "Cluster", "explain_shards"]
+__all__ = ["TRIES", "Actor", "Cluster", "explain_shards", "plain_error", "started"]
 
 TRIES = 3
 """How often a shard is begun again after its worker died."""
@@ -93,7 +93,7 @@ def explain_shards(work: Work, cluster: Cluster) -> None:
     Raises FinerCAMError for a cluster that cannot be reached, and, when all else is done, for shards whose worker
     died each time.
     """
-    ray = _started(cluster)
+    ray = started(cluster)
     from ray.util import ActorPool
 
     kind = ray.remote(Actor).options(
@@ -111,10 +111,10 @@ def explain_shards(work: Work, cluster: Cluster) -> None:
             try:
                 number, content = pool.get_next_unordered(timeout=REPORT_EVERY)
             except ray.exceptions.RayTaskError as error:
-                raise _plain(error) from error
+                raise plain_error(error) from error
             except ray.exceptions.RayActorError as error:
                 if "creation" in str(error) or isinstance(error.__cause__, ray.exceptions.RayTaskError):
-                    raise _plain(error) from error
+                    raise plain_error(error) from error
             except TimeoutError:
                 watch.look(left)
             else:
@@ -156,7 +156,7 @@ class _Watch:
             self.work.report(self.most)
 
 
-def _started(cluster: Cluster) -> Any:
+def started(cluster: Cluster) -> Any:
     """Ray, connected to a cluster, or to one of `workers` processors started here: no dashboard, little memory."""
     try:
         import ray
@@ -184,7 +184,7 @@ def _started(cluster: Cluster) -> Any:
     return ray
 
 
-def _plain(error: BaseException) -> FinerCAMError:
+def plain_error(error: BaseException) -> FinerCAMError:
     """What went wrong in a worker, in one line."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, FinerCAMError):
