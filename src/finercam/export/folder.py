@@ -166,7 +166,7 @@ def describe(answer: Explanation) -> dict[str, Any]:
         "layers": list(answer.layers),
         "fusion": answer.question.fusion,
         "input_size": list(answer.image_size),
-        "map_size": list(answer.signed.shape[-2:]),
+        "map_size": list(answer.signed.shape[1:]),
         "nothing_speaks_for_target": blank,
         "evidence": {"of_plain_map": held.relative, "of_both_sides": held.share, "weak": held.weak},
     }

@@ -26,6 +26,7 @@ from finercam.text import literal, short_names
 from finercam.view.colours import evidence_colours, opacity, signed_colours
 from finercam.view.drawn import MUTE
 from finercam.view.drawn import picture as draw_picture
+from finercam.view.shown import require_pictures
 from finercam.view.strength import WEAK
 
 __all__ = ["write_report"]
@@ -117,6 +118,7 @@ class _Pages:
         for answer in answers:
             if not isinstance(answer, Explanation):
                 raise FinerCAMError(f"a {type(answer).__name__} given as an answer: expected an Explanation")
+            require_pictures(answer)
             for what in self.given:  # checked before the work
                 self._check(what, len(self.rows) + len(answer), exact=False)
             apart = with_rivals(answer, self.rivals)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finercam.core.maps import peak, positive
 from finercam.view.blend import contour, overlay, signed
+from finercam.view.shown import require_pictures
 from finercam.view.strength import Strength, strength
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ def picture(photo: np.ndarray, answer: Explanation, view: str = "overlay") -> Im
 
 def drawn(answer: Explanation) -> Tensor:
     """The map of an explanation of one image as it is drawn, `(H, W)` in [0, 1]; its peak is its brightness."""
+    require_pictures(answer)
     smoothed = smooth(answer.signed.float(), answer.image_size)
     return positive(smoothed)[0].cpu() * strength_of(answer).brightness
 
 
 def drawn_signed(answer: Explanation) -> Tensor:
     """The signed map of an explanation of one image as it is drawn, `(H, W)` in [-1, 1]."""
+    require_pictures(answer)
     smoothed = smooth(answer.signed.float(), answer.image_size)
     return (smoothed / peak(smoothed.abs()))[0].cpu() * strength_of(answer).signed_brightness
 

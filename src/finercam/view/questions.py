@@ -20,6 +20,7 @@ from finercam.view.blend import pixels, signed
 from finercam.view.drawn import MUTE, picture, smooth, strength_of
 from finercam.view.sheet import Cell, Line, png, sheet
 from finercam.view.shown import Display, one_each, shown
+from finercam.view.slices import slices
 from finercam.view.strength import strength
 
 if TYPE_CHECKING:
@@ -53,8 +54,14 @@ def panel(
 
     `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the stored images. `example`
     is a picture of the closest reference class, or one for each image. If the stored evidence is not enough for a
-    column, it says so. Raises FinerCAMError for pictures that do not fit the explanation.
+    column, it says so. Volumes are shown by slices, see `finercam.view.slices`.
+
+    Raises FinerCAMError for pictures that do not fit the explanation.
     """
+    if len(answer.image_size) == 3:
+        if example is not None:
+            raise FinerCAMError("an example is a picture, and these are volumes; leave example= out")
+        return slices(answer, image, words=(question(answer) if len(answer) == 1 else "", how(answer)))
     photos = shown(answer, image, preprocess)
     examples = [None] * len(answer) if example is None else one_each(example, len(answer))
     rows = [_panel_row(*row) for row in zip(answer, photos, examples, strict=True)]
@@ -245,9 +252,9 @@ def how(answer: Explanation, gamma: bool = True) -> str:
     strengths = sorted({round(value, 4) for value in answer.gamma.tolist()})
     strength = f", γ {' / '.join(f'{value:g}' for value in strengths[:4])}" if gamma else ""
     picked = "references given" if answer.strategy == "explicit" else f"references {answer.strategy}"
-    height, width = answer.signed.shape[-2:]
+    grid = "×".join(map(str, answer.signed.shape[1:]))
     return (
-        f"finercam: {answer.method} at {', '.join(answer.layers)} ({height}×{width}){strength}, "
+        f"finercam: {answer.method} at {', '.join(answer.layers)} ({grid}){strength}, "
         f"weights {answer.contrast.weights}, {picked}. Each map is divided by its own peak, a weak one is dimmed; 0 is untouched."
     )
 

@@ -16,7 +16,7 @@ from finercam.view.blend import pixels
 if TYPE_CHECKING:
     from finercam.explanation import Explanation
 
-__all__ = ["Display", "one_each", "shown", "shown_picture"]
+__all__ = ["Display", "one_each", "require_pictures", "shown", "shown_picture"]
 
 AT_LEAST, AT_MOST = 448, 1024
 """Limits in pixels of a picture's longer side. Maps look coarse on smaller ones; larger ones look no better."""
@@ -36,11 +36,21 @@ def shown(answer: Explanation, image: Any = None, preprocess: Any = None) -> lis
     `image` and `preprocess` are as in `shown_picture`; `image` may be a list with one picture for each sample. Without
     an image the stored input is shown. Raises FinerCAMError if there is no picture, or not one for each sample.
     """
+    require_pictures(answer)
     if image is None:
         if answer.images is None:
             raise FinerCAMError("the explanation kept no images (keep_images=False); give the photo as image=")
         return [_sized(shown_picture(x, preprocess)) for x in answer.images]
     return [_sized(shown_picture(photo, preprocess)) for photo in one_each(image, len(answer))]
+
+
+def require_pictures(answer: Explanation) -> None:
+    """Raise FinerCAMError for an explanation of volumes."""
+    if len(answer.image_size) != 2:
+        raise FinerCAMError(
+            "this shows pictures, and the explanation is of volumes: take answer.plot() for slices, answer.save() for "
+            "the arrays, or finercam.data.nifti for NIfTI"
+        )
 
 
 def one_each(image: Any, count: int) -> list[Any]:
