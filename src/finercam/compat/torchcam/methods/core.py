@@ -227,7 +227,7 @@ class Extractor:
                 "the scores are not connected to every target layer by a graph: run the model without no_grad"
             )
         layouts = tuple(self._layout(x, images, module) for x, (_, module) in zip(outputs, self.layers, strict=True))
-        run = Retained(tuple(self.target_names), tuple(outputs), logits, retain_graph)
+        run = Retained(tuple(self.target_names), tuple(outputs), logits, keep_graph=retain_graph)
         return Source(self.model, self.layers, images, readout, layouts, run)
 
     def _layout(self, output: Tensor, images: Tensor, module: nn.Module) -> Layout:
