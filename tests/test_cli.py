@@ -84,6 +84,19 @@ class TestExplain:
         refused = run(*asked[:-4], "--examples", tmp_path / "nowhere")
         assert refused.exit_code == 2 and "nowhere" in refused.stderr
 
+    def test_a_group_of_classes_counts_as_one(self, model, photos, tmp_path):
+        table = tmp_path / "families.csv"
+        table.write_text("class,family\n0,grey\n1,grey\n2,black\n")
+        options = ["explain", photos / "b.jpg", "--model", model, "--against", "2"]
+        assert run(*options, "--target", "0|1", "--out", tmp_path / "set").exit_code == 0
+        named = run(*options, "--target", "Grey", "--groups", table, "--out", tmp_path / "named")
+        assert named.exit_code == 0, named.output
+        first, second = (index(tmp_path / name)[0] for name in ("set", "named"))
+        assert first["target"]["classes"] == [0, 1] and second["target"]["name"] == "grey"
+        assert first["target"]["probability"] == second["target"]["probability"]
+        refused = run(*options, "--target", "0|1", "--out", tmp_path / "x", "--html", tmp_path / "x.html")
+        assert refused.exit_code == 2 and "single classes" in refused.stderr
+
     @pytest.mark.slow
     def test_a_folder_with_a_broken_picture_reports_it_and_explains_the_rest(self, model, photos, tmp_path):
         done = run("explain", photos, "--model", model, "--out", tmp_path)

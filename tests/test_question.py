@@ -36,7 +36,7 @@ def test_targets_one_for_all_or_one_each(given):
         ([1], "1 targets for 2 images"),
         ([1, 2, 3], "3 targets for 2 images"),
         ([], "0 targets for 2 images"),
-        ({1, 2}, "target={1, 2}: expected"),
+        ({1: 2}, "target={1: 2}: expected"),
         ([True, False], "target True"),
         (torch.tensor([True, False]), "target True"),
         (torch.tensor([0.0, 1.0]), "target 0.0"),

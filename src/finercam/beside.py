@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from finercam.core.contrast import Contrast
 from finercam.core.references import NONE, References
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
@@ -171,8 +170,8 @@ def beside(answer: Explanation, photos: Any, preprocess: Preprocess | None = Non
     rivals = main_rival(answer).tolist()
     if NONE in rivals:
         raise FinerCAMError("the question has no rival class, so there is no photo to show beside")
-    if examples.of_one_class and len(set(rivals)) > 1:
-        some = ", ".join(repr(label(d, answer.class_names)) for d in sorted(set(rivals))[:3])
+    if examples.of_one_class and (len(set(rivals)) > 1 or max(rivals) >= answer.logits.shape[1]):
+        some = ", ".join(repr(answer.name(d)) for d in sorted(set(rivals))[:3])
         raise FinerCAMError(
             f"photos of one class for several rivals ({some}, …): give a mapping from classes to photos, or a folder with "
             "a sub-folder for each class"
@@ -191,14 +190,14 @@ def main_rival(answer: Explanation) -> Tensor:
         return torch.full((len(answer),), NONE)
     if answer.strategy not in ("explicit", "all"):
         return references[:, 0]
-    logits = answer.logits.detach().cpu().double().gather(1, references.clamp(min=0))
+    logits = answer.contrast.groups.logits(answer.logits.detach().cpu().double()).gather(1, references.clamp(min=0))
     return references.gather(1, logits.masked_fill(references == NONE, -torch.inf).argmax(1, keepdim=True)).squeeze(1)
 
 
 def other_photos(answer: Explanation, rival: int, examples: Examples) -> list[int]:
     """The places of a class's photos that are not the one image of the explanation itself."""
     assert answer.images is not None
-    inputs, _ = examples.of(rival, answer.class_names, answer.logits.shape[1])
+    inputs, _ = _photos(answer, rival, examples)
     return [at for at, one in enumerate(inputs) if not _same(one, answer.images[0])]
 
 
@@ -234,12 +233,19 @@ def pictures_of_class(folder: Path, name: str, index: int) -> list[Path]:
     return found
 
 
+def _photos(answer: Explanation, rival: int, examples: Examples) -> tuple[list[Tensor], list[Any]]:
+    """The photos of a class, or of all classes of a group."""
+    count = answer.logits.shape[1]
+    of_each = [examples.of(one, answer.class_names, count) for one in answer.contrast.groups.of(rival, count)]
+    return [one for inputs, _ in of_each for one in inputs], [one for _, given in of_each for one in given]
+
+
 def _one(answer: Explanation, rival: int, examples: Examples) -> Beside:
     assert answer.images is not None
-    inputs, given = examples.of(rival, answer.class_names, answer.logits.shape[1])
+    inputs, given = _photos(answer, rival, examples)
     own, places = answer.images[0], other_photos(answer, rival, examples)
     if not places:
-        raise FinerCAMError(f"there is no photo of the rival {label(rival, answer.class_names)!r} among the examples")
+        raise FinerCAMError(f"there is no photo of the rival {answer.name(rival)!r} among the examples")
     backend = answer.require_backend()
     target = int(answer.target[0])
     layers, _ = backend.features(answer.images)
@@ -247,6 +253,7 @@ def _one(answer: Explanation, rival: int, examples: Examples) -> Beside:
     for some in _batches([inputs[at] for at in places]):
         theirs, logits = backend.features(some.to(own))
         alike.append(likeness(layers[-1][0], theirs[-1]).cpu())
+        logits = answer.contrast.groups.logits(logits)
         takes.append((logits[:, rival] > logits[:, target]).cpu())
     # A photo that the model takes for the target shows little evidence for the rival.
     ranked = torch.cat(alike) + 2.0 * torch.cat(takes)
@@ -260,7 +267,7 @@ def _one(answer: Explanation, rival: int, examples: Examples) -> Beside:
 def _reversed(answer: Explanation, rival: int, photo: Tensor) -> Explanation:
     """Why the rival's photo is the rival, and not the target."""
     against = References(answer.target[:, None].cpu(), torch.full((1, 1), torch.nan), "explicit")
-    contrast = Contrast(torch.tensor([rival]), against.ids, answer.gamma, answer.contrast.weights)
+    contrast = replace(answer.contrast, target=torch.tensor([rival]), references=against.ids)
     return answer.require_backend().answer(photo, answer.question, contrast, against)
 
 

@@ -84,6 +84,7 @@ def certify(
     seen = [images[:, None], *(as_fill(fill).prepare(images)(masks.to(images.device)) for fill in fills)]
     samples = [sample for sample in answer.samples for _ in range(copies)]
     logits = answer.require_backend().logits(torch.cat(seen, 1).flatten(0, 1), samples).cpu().double()
+    logits = answer.contrast.groups.logits(logits)
     margins = contrast_objective(
         logits,
         answer.target.repeat_interleave(copies),

@@ -72,6 +72,8 @@ class FinerCAM:
         link: what makes probabilities of the logits in everything that is shown: "softmax", "sigmoid" (several
             classes at once) or "none" (similarities, regression); None takes "softmax", or "sigmoid" where the model ends
             in one.
+        groups: sets of classes with a name, such as genera, which can then be a target or a rival: a mapping from names to
+            classes, from classes to names, or a CSV file with the columns class and group. See docs/rival.md.
         preset: what is used where nothing else is given: "fast" (the price of a prediction), "fine" (two), "finest"
             (seven), "measured" (Grad-CAM at the last layer) or "paper" (Finer-CAM's three similar classes). None is
             "fine", or "measured" where method, layer, fusion or smooth is given. See docs/fine.md.
@@ -107,6 +109,7 @@ class FinerCAM:
         layout: Layout | None = None,
         batch_size: int | None = None,
         link: str | None = None,
+        groups: Any = None,
         preset: str | None = None,
     ) -> None:
         made = {"method": method, "layer": layer, "fusion": fusion, "smooth": smooth}
@@ -115,6 +118,7 @@ class FinerCAM:
         self._given = {name: value for name, value in {**made, **asked, "keep": keep}.items() if value is not None}
         self.classifier = Classifier(model, layer, scores, layout)
         self.confusion = confusion
+        self.groups = groups
         self._use(self.preset.maps)
         self._recipe_chosen = not self.preset.needs_family
         self._carried = names_in(self.model) if class_names is None else None
@@ -291,7 +295,9 @@ class FinerCAM:
         own = {name: value for name, value in self._given.items() if name in {field.name for field in fields(Recipe)}}
         recipe = replace(recipe, **own)
         chosen = {name: self._given.get(name, value) for name, value in self.preset.question.items()}
-        self.question = Question.make(recipe.method, fusion=recipe.fusion, confusion=self.confusion, **chosen)
+        self.question = Question.make(
+            recipe.method, fusion=recipe.fusion, confusion=self.confusion, groups=self.groups, **chosen
+        )
         if len(self.question.gamma) != 1:
             raise FinerCAMError(
                 f"{len(self.question.gamma)} values of gamma; give one here, or one an image in a call"

@@ -16,6 +16,7 @@ from torch import Tensor
 from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, Keep, NotKept, joined_evidence
 from finercam.core.fuse import signed_map
+from finercam.core.groups import Groups
 from finercam.core.maps import aligned, peak, positive, upsample
 from finercam.core.references import NONE, References, pad_and_concat
 from finercam.core.views import View, average
@@ -152,14 +153,30 @@ class Explanation:
         """The logits under the link, `(N, K)`: their softmax, their sigmoid, or with link "none" the logits themselves."""
         return LINKS[self.link](self.logits.float())
 
+    def name(self, index: int) -> str:
+        """The name of a class, or of a group of classes, by its id."""
+        count = self.logits.shape[1]
+        return label(index, self.class_names) if index < count else self.contrast.groups.named(index, count)
+
+    def probability(self, index: int, sample: int = 0) -> float:
+        """The probability of a class for one image, or of a group: that any of its classes is right.
+
+        Under the link "none" it is the logit; that of a group is the log-sum-exp of its classes' logits.
+        """
+        of = list(self.contrast.groups.of(index, self.logits.shape[1]))
+        each = self.probabilities[sample, of].cpu().double()
+        if len(of) == 1:
+            return float(each)
+        return float({"softmax": each.sum(), "sigmoid": 1 - (1 - each).prod()}.get(self.link, each.logsumexp(0)))
+
     @property
     def target_names(self) -> list[str]:
-        return [label(c, self.class_names) for c in self.target.tolist()]
+        return [self.name(c) for c in self.target.tolist()]
 
     @property
     def reference_names(self) -> list[list[str]]:
         """Names of each sample's references."""
-        return [[label(d, self.class_names) for d in row if d != NONE] for row in self.references.tolist()]
+        return [[self.name(d) for d in row if d != NONE] for row in self.references.tolist()]
 
     @property
     def plain(self) -> Explanation:
@@ -170,7 +187,9 @@ class Explanation:
         """The reverse question: why would it be the first reference, and not the target?"""
         if self.references.shape[1] == 0:
             raise FinerCAMError("the question has no reference and cannot be reversed; the model has one class")
-        return self.ask(target=self.references[:, 0], against=self.target[:, None])
+        return self.ask(
+            target=self._written(self.references[:, 0]), against=[[c] for c in self._written(self.target)]
+        )
 
     def ask(
         self,
@@ -195,8 +214,8 @@ class Explanation:
             raise FinerCAMError(
                 f"fusion={fusion!r} joins the maps of several layers, and this answer has one: {self.layers[0]!r}"
             )
-        chosen, references = self._chosen(target, against)
-        contrast = Contrast(chosen, references.ids, strength, question.weights)
+        chosen, references, groups = self._chosen(target, against)
+        contrast = Contrast(chosen, references.ids, strength, question.weights, groups)
         if question.method.shares_evidence(self.question.method):
             try:
                 return self._again(self.seen, contrast, references, question)
@@ -234,19 +253,27 @@ class Explanation:
         widened = self.tail.widened(kept, contrast)
         return None if widened is None else ((view, widened),)
 
-    def _chosen(self, target: Any, against: Any) -> tuple[Tensor, References]:
-        """Target and references of a further question; those of this answer where neither changes."""
+    def _chosen(self, target: Any, against: Any) -> tuple[Tensor, References, Groups]:
+        """Target and references of a further question, and its groups; those of this answer where neither changes."""
         own = References(self.references, self.similarity, self.strategy)
         if target is None and against is None:
-            return self.target, own
+            return self.target, own, self.contrast.groups
         num_classes = self.logits.shape[1]
-        own_target = self.target if target is None else target
+        own_target = self._written(self.target) if target is None else target
         question = self.question.changed(target=own_target, against=against, gamma=self.gamma)
         bound = question.bind(len(self), num_classes, self.class_names)
-        if against is None and bound.target is not None and torch.equal(bound.target, self.target):
-            return self.target, own
+        same = bound.target is not None and self._written(bound.target, bound.names.groups) == self._written(
+            self.target
+        )
+        if against is None and same:
+            return self.target, own, self.contrast.groups
         contrast, references = bound.resolve(self.seen[0][1].logits, self.require_backend().head_rows(num_classes))
-        return contrast.target, references
+        return contrast.target, references, contrast.groups
+
+    def _written(self, ids: Tensor, groups: Groups | None = None) -> list[int | frozenset[int]]:
+        """Ids as a caller writes them: a group as the set of its classes."""
+        groups, count = groups or self.contrast.groups, self.logits.shape[1]
+        return [index if index < count else frozenset(groups.of(index, count)) for index in ids.tolist()]
 
     def sweep(self, gammas: Sequence[float] = SWEEP) -> Tensor:
         """The maps of many strengths, `(G, N, H, W)` in [0, 1]; each is what `ask(gamma=…).maps` gives.
@@ -404,7 +431,7 @@ class Explanation:
         return literal(f"<Explanation of {len(self)} by {self.method} at {where}, gamma {gammas}{views}: {shown}>")
 
     def _target_probabilities(self) -> list[float]:
-        return self.probabilities.cpu().gather(1, self.target[:, None]).flatten().tolist()
+        return [self.probability(c, sample) for sample, c in enumerate(self.target.tolist())]
 
     def require_backend(self) -> Backend:
         """What can run the model for this explanation; raises FinerCAMError where nothing can."""
@@ -423,12 +450,7 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     views = zip(*(part.seen for part in parts), strict=True)
     return replace(
         parts[0],
-        contrast=Contrast(
-            torch.cat([part.target for part in parts]),
-            pad_and_concat([part.references for part in parts], NONE),
-            torch.cat([part.gamma for part in parts]),
-            parts[0].contrast.weights,
-        ),
+        contrast=_joined_contrast([part.contrast for part in parts], parts[0].logits.shape[1]),
         signed=torch.cat([part.signed for part in parts]),
         logits=torch.cat([part.logits for part in parts]),
         similarity=pad_and_concat([part.similarity for part in parts], torch.nan),
@@ -436,6 +458,24 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         samples=tuple(sample for part in parts for sample in part.samples),
         tail=tail,
         seen=tuple((of_view[0][0], joined_evidence([evidence for _, evidence in of_view])) for of_view in views),
+    )
+
+
+def _joined_contrast(parts: Sequence[Contrast], num_classes: int) -> Contrast:
+    groups, whole = parts[0].groups, []
+    for part in parts:
+        groups, new = groups.joined(part.groups, num_classes)
+        known = [(ids.clone(), ids) for ids in (part.target, part.references)]
+        for changed, ids in known:
+            for before, after in new.items():
+                changed[ids == before] = after
+        whole.append([changed for changed, _ in known])
+    return Contrast(
+        torch.cat([target for target, _ in whole]),
+        pad_and_concat([references for _, references in whole], NONE),
+        torch.cat([part.gamma for part in parts]),
+        parts[0].weights,
+        groups,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
@@ -15,16 +15,18 @@ from finercam.core.contrast import Contrast, checked_weights
 from finercam.core.fuse import checked_fusion
 from finercam.core.references import NONE, STRATEGIES, References
 from finercam.errors import FinerCAMError, suggest
+from finercam.grouping import Names, checked_groups
 from finercam.methods import Method
 from finercam.methods import get as get_method
-from finercam.names import class_id, plain
+from finercam.names import plain
 
 __all__ = ["LARGEST_GAMMA", "BoundQuestion", "Question", "checked_gammas"]
 
 LARGEST_GAMMA = 1e6
 """Above it the target's own share is lost in rounding, and soon the map in infinity."""
 
-ClassName = int | str
+ClassName = int | str | frozenset
+"""A class by id or name, or a set of classes that count as one (see `finercam.core.groups`)."""
 Against = tuple[ClassName, ...] | tuple[tuple[ClassName, ...], ...]
 
 
@@ -33,7 +35,8 @@ class Question:
     """What to explain and how, before any image is seen; immutable, made by `Question.make` or `changed`.
 
     `target` is None (each image's prediction), one class, or one class an image. `against` is None (the strategy
-    `references` picks `num_references` rival classes), a flat list of classes for all images, or one list an image.
+    `references` picks `num_references` rival classes), a flat list of classes for all images, or one list an image. A
+    set of classes, or the name of a group, stands wherever a class does.
 
     >>> question = Question.make(method="layercam", target="wren", against=["robin"])
     >>> question.changed(gamma=0.9).gamma
@@ -49,6 +52,8 @@ class Question:
     target: ClassName | tuple[ClassName, ...] | None = None
     against: Against | None = None
     confusion: Tensor | None = field(default=None, repr=False)
+    groups: tuple[tuple[str, frozenset[int | str]], ...] = field(default=(), repr=False)
+    """Groups with a name, such as genera; the name can be written for the group."""
 
     def __post_init__(self) -> None:
         if self.references == "confused" and self.against is None and self.confusion is None:
@@ -74,19 +79,21 @@ class Question:
         Where `num_classes` is not known yet, ids that are too large are found by a second call.
         """
         known = len(class_names) if num_classes is None and class_names is not None else num_classes
+        names = Names(class_names, known, self.groups)
         target = None
         if self.target is not None:
             wanted = self.target if isinstance(self.target, tuple) else (self.target,) * count
             if len(wanted) != count:
                 raise FinerCAMError(f"{len(wanted)} targets for {count} images; give one for all, or one for each")
-            target = torch.tensor([class_id(one, class_names, known, "target") for one in wanted])
+            target = torch.tensor([names.id_of(one, "target") for one in wanted])
         against = None
         if self.against is not None:
-            rows = [
-                [class_id(one, class_names, known, "reference") for one in row] for row in self._rival_rows(count)
-            ]
-            against = strategies.explicit(rows, torch.full((count,), NONE) if target is None else target, known)
-        return BoundQuestion(self, checked_gammas(self.gamma, count), target, against)
+            rows = [[names.id_of(one, "reference") for one in row] for row in self._rival_rows(count)]
+            if target is not None:
+                rows = names.apart(target.tolist(), rows)
+            limit = None if known is None else known + len(names.groups.members)
+            against = strategies.explicit(rows, torch.full((count,), NONE) if target is None else target, limit)
+        return BoundQuestion(self, checked_gammas(self.gamma, count), target, against, names)
 
     def _rival_rows(self, count: int) -> Sequence[Sequence[ClassName]]:
         rows: Any = self.against
@@ -113,10 +120,11 @@ class BoundQuestion:
     gamma: Tensor
     target: Tensor | None
     against: Tensor | None
+    names: Names = field(default_factory=lambda: Names(None, None))
 
     def __getitem__(self, at: slice) -> BoundQuestion:
         target, against = (None if ids is None else ids[at] for ids in (self.target, self.against))
-        return BoundQuestion(self.question, self.gamma[at], target, against)
+        return replace(self, gamma=self.gamma[at], target=target, against=against)
 
     def resolve(self, logits: Tensor, rows: Tensor | None, first: int = 0) -> tuple[Contrast, References]:
         """Target and rival classes of each image, from its `logits (N, K)` where the question leaves them open.
@@ -125,21 +133,45 @@ class BoundQuestion:
         """
         logits = logits.detach().cpu().double()
         target = logits.argmax(dim=1) if self.target is None else self.target
-        cosine = None if rows is None else strategies.similarity(rows, target.to(rows.device)).cpu()
+        own = target.clamp(max=logits.shape[1] - 1)
+        cosine = None if rows is None else strategies.similarity(rows, own.to(rows.device)).cpu()
         references = self._references(logits, target, cosine, first)
-        return Contrast(target, references.ids, self.gamma, self.question.weights), references
+        return Contrast(target, references.ids, self.gamma, self.question.weights, self.names.groups), references
 
     def _references(self, logits: Tensor, target: Tensor, cosine: Tensor | None, first: int) -> References:
         question, num_classes = self.question, logits.shape[1]
         if self.against is not None:
             rows = [[entry for entry in row if entry != NONE] for row in self.against.tolist()]
-            ids, strategy = strategies.explicit(rows, target, num_classes, first), "explicit"
+            if self.target is None:
+                rows = self.names.apart(target.tolist(), rows, first)
+            limit = num_classes + len(self.names.groups.members)
+            ids, strategy = strategies.explicit(rows, target, limit, first), "explicit"
+        elif bool((target >= num_classes).any()):
+            ids, strategy = self._rivals_of_groups(logits, target), question.references
         else:
             ids, strategy = _picked(question, logits, target, cosine), question.references
         similarity = torch.full(ids.shape, torch.nan)
         if cosine is not None:
-            similarity = cosine.gather(1, ids.clamp(min=0)).masked_fill(ids == NONE, torch.nan)
+            of_classes = (ids != NONE) & (ids < num_classes) & (target < num_classes)[:, None]
+            near = cosine.gather(1, ids.clamp(min=0, max=num_classes - 1))
+            similarity = near.masked_fill(~of_classes, torch.nan)
         return References(ids, similarity, strategy)
+
+    def _rivals_of_groups(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The likeliest rivals of targets of which some are groups: other groups with a name if the target has one.
+
+        Otherwise these are the likeliest classes outside of the group.
+        """
+        if self.question.references != "predicted":
+            raise FinerCAMError(
+                f"references={self.question.references!r} picks rivals of single classes; for a group of classes take "
+                "references='predicted', or name the rivals with against="
+            )
+        rows = [
+            self.names.likeliest_rivals(own, row, self.question.num_references)
+            for own, row in zip(target.tolist(), logits, strict=True)
+        ]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
 
 
 def checked_gammas(gamma: Any, count: int | None = None) -> Tensor:
@@ -210,11 +242,16 @@ def _num_references(value: Any) -> int:
 
 def _target(value: Any) -> ClassName | tuple[ClassName, ...]:
     value = plain(value)
-    if isinstance(value, (str, Integral)):
-        return value  # type: ignore[return-value]
+    if isinstance(value, (str, Integral, Set)):
+        return _one(value)
     if not isinstance(value, Sequence):
         raise FinerCAMError(f"target={value!r}: expected a class id or name, or one for each of the images")
-    return tuple(plain(one) for one in value)
+    return tuple(_one(one) for one in value)
+
+
+def _one(value: Any) -> ClassName:
+    """A class, or a set of classes as a frozenset."""
+    return frozenset(plain(one) for one in value) if isinstance(value, Set) else plain(value)
 
 
 def _against(value: Any) -> Against:
@@ -224,11 +261,11 @@ def _against(value: Any) -> Against:
         raise FinerCAMError(
             f"against={value!r}: expected classes; a strategy is chosen by references={value!r} of FinerCAM"
         )
-    if isinstance(value, (str, Integral)):
-        return (value,)  # type: ignore[return-value]
+    if isinstance(value, (str, Integral, Set)):
+        return (_one(value),)
     if not isinstance(value, Sequence):
         raise FinerCAMError(f"against={value!r}: expected class ids or names, or a list of them for each image")
-    rows = [plain(row) for row in value]
+    rows = [_one(row) for row in value]
     nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in rows]
     if any(nested) and not all(nested):
         raise FinerCAMError(
@@ -236,7 +273,7 @@ def _against(value: Any) -> Against:
         )
     if not nested or not nested[0]:
         return tuple(rows)
-    return tuple(tuple(plain(one) for one in row if not padded or one != NONE) for row in rows)
+    return tuple(tuple(_one(one) for one in row if not padded or one != NONE) for row in rows)
 
 
 def _confusion(value: Any) -> Tensor:
@@ -259,4 +296,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "target": _target,
     "against": _against,
     "confusion": _confusion,
+    "groups": checked_groups,
 }

@@ -14,6 +14,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'finercam explain "photos/*.png" --model fieldguide/resnet \\\n'
         '    --target "Red-crested Pippin" --against "Plain Pippin" \\\n'
         "    --out out/red --html out/red.html",
+        "finercam explain photos --model fieldguide/cnn --examples birds \\\n"
+        '    --target "Red-crested Pippin|Plain Pippin" --against "Royal Pippin" --out out/group',
         "finercam explain bird.jpg --model timm/resnet50.a1_in1k --out out/bird",
     ),
     "evaluate": (

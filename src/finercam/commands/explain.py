@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,14 @@ def explain(
     images: list[str] = typer.Argument(..., metavar="IMAGE…", help="Files, folders or patterns such as 'a/*.jpg'."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder for panels, maps and explanations.json."),
     model: str = typer.Option(..., "--model", "-m", help="The model; 'finercam models' lists the forms."),
-    target: str = typer.Option(None, help="Class to explain, by name or id. [default: each image's prediction]"),
-    against: list[str] = typer.Option(None, help="Rival class, by name or id; may be repeated."),
+    target: str = typer.Option(
+        None, help="Class to explain, by name or id; 'A|B' is a group that counts as one. [default: each prediction]"
+    ),
+    against: list[str] = typer.Option(None, help="Rival class or group, by name or id; may be repeated."),
+    groups: Path = typer.Option(
+        None,
+        help="CSV file with the columns class and group (genus, family …), whose groups can be named as classes.",
+    ),
     gamma: float = typer.Option(
         None, help="Strength of the contrast; 0 is the plain method. [default: the preset's]"
     ),
@@ -91,8 +97,9 @@ def explain(
         smooth=tuple(smooth) if smooth else None,
         keep=None if html is None else RIVALS + 1,
         preset=preset,
+        groups=groups,
     )
-    question = {"target": _class(target, loaded), "against": [_class(d, loaded) for d in against or ()] or None}
+    question = _question(target, against, loaded, explainer, html is not None)
     usual = None if size is None else load(model, device, None).preprocess
     job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples, usual)
     job.run(files)
@@ -296,13 +303,32 @@ def load(string: str, device: str, size: int | None) -> LoadedModel:
     return replace(loaded, preprocess=replace(loaded.preprocess, **sized))
 
 
-def _class(typed: str | None, loaded: LoadedModel) -> int | str | None:
-    """The class that was typed: a name, or an id if no class has that name. Checked before the model runs."""
+def _question(
+    target: str | None, against: list[str] | None, loaded: LoadedModel, explainer: FinerCAM, page: bool
+) -> dict[str, Any]:
+    """Target and rivals as they were typed. Refuses a page about groups before the work."""
+    named = [name for name, _ in explainer.question.groups]
+    own, rivals = _class(target, loaded, named), [_class(d, loaded, named) for d in against or ()]
+    if page and any(isinstance(one, (frozenset, str)) for one in (own, *rivals)):
+        raise FinerCAMError("--html compares single classes, and the question is about a group of them; leave it out")
+    return {"target": own, "against": rivals or None}
+
+
+def _class(typed: str | None, loaded: LoadedModel, groups: Sequence[str] = ()) -> int | str | frozenset | None:
+    """What was typed: a class by its name, or its id if no class has that name, a named group, or the set 'A|B'.
+
+    Checked before the model runs.
+    """
     from finercam.names import class_id
 
     names = loaded.class_names
     if typed is None:
         return None
-    if typed.strip().isdecimal() and typed not in (names or ()):
-        return class_id(int(typed), names, len(names)) if names is not None else int(typed)
+    if typed not in (names or ()):
+        if typed.strip().casefold() in (group.casefold() for group in groups):
+            return typed
+        if "|" in typed:
+            return frozenset(_class(one.strip(), loaded) for one in typed.split("|"))
+        if typed.strip().isdecimal():
+            return class_id(int(typed), names, len(names)) if names is not None else int(typed)
     return class_id(typed, names, len(names or ()))

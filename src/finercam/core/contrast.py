@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from finercam.core.groups import NO_GROUPS, Groups
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError, suggest
 
@@ -30,7 +31,8 @@ class Contrast:
     """Why `target (N,)` and not `references (N, T)`, with strength `gamma (N,)`.
 
     References are filled with -1 where a sample has fewer. `weights` is one of "mean" (the paper), "probability",
-    "orthogonal" and "released" (the authors' code, for comparison). With gamma 0 the question is the plain one.
+    "orthogonal" and "released" (the authors' code, for comparison). With gamma 0 the question is the plain one. An id
+    from the number of classes on is one of `groups`.
 
     >>> Contrast(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([0.6]))
     Contrast(target=[0], references=[[1, 2]], gamma=[0.6], weights='mean')
@@ -40,9 +42,12 @@ class Contrast:
     references: Tensor
     gamma: Tensor
     weights: str = "mean"
+    groups: Groups = NO_GROUPS
 
     def __post_init__(self) -> None:
         checked_weights(self.weights)
+        if self.weights == "released" and self.groups.members:
+            raise FinerCAMError("weights='released' knows no groups of classes; take weights='mean'")
         if self.references.shape[1] == 0 and bool((self.gamma > 0).any()):
             raise FinerCAMError(
                 "the model has one class, so it has no rival class; use gamma=0 for the plain map, or give two "
@@ -50,13 +55,13 @@ class Contrast:
             )
 
     def __getitem__(self, at: slice) -> Contrast:
-        return Contrast(self.target[at], self.references[at], self.gamma[at], self.weights)
+        return replace(self, target=self.target[at], references=self.references[at], gamma=self.gamma[at])
 
     def __repr__(self) -> str:
         gamma = [round(value, 6) for value in self.gamma.tolist()]
         return (
             f"Contrast(target={self.target.tolist()}, references={self.references.tolist()}, "
-            f"gamma={gamma}, weights={self.weights!r})"
+            f"gamma={gamma}, weights={self.weights!r}{f', groups={self.groups.members}' if self.groups.members else ''})"
         )
 
 
@@ -122,9 +127,10 @@ def contrast_terms(logits: Tensor, contrast: Contrast) -> tuple[Tensor, Tensor]:
     """
     if contrast.weights == "released":
         return _released_terms(logits, contrast)
-    w = reference_weights(logits, contrast.references, contrast.weights)
-    against = torch.zeros_like(logits).scatter_add_(1, contrast.references.clamp(min=0), w)
-    return one_hot(contrast.target, logits), against
+    each = contrast.groups.logits(logits)
+    w = reference_weights(each, contrast.references, contrast.weights)
+    against = torch.zeros_like(each).scatter_add_(1, contrast.references.clamp(min=0), w)
+    return contrast.groups.direction(contrast.target, logits), contrast.groups.folded(against, logits)
 
 
 def one_hot(ids: Tensor, logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finercam.core.contrast import Contrast, contrast_terms, one_hot
+from finercam.core.contrast import Contrast, contrast_terms
 from finercam.core.maps import aligned, places
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
@@ -67,7 +67,8 @@ class Evidence:
             coefficients = [self.coefficients(direction)] * len(self.gradients)
         combined = [_combine(c, gradient) for c, gradient in zip(coefficients, self.gradients, strict=True)]
         if self.baseline is not None:
-            offset = self.baseline.gather(1, contrast.target.to(self.baseline.device)[:, None])
+            unit = contrast.groups.direction(contrast.target, self.logits).to(self.baseline)
+            offset = (unit * self.baseline).sum(1, keepdim=True)
             combined = [gradient - aligned(_wide(offset), gradient) for gradient in combined]
         return [
             (_wide(activation), gradient) for activation, gradient in zip(self.activations, combined, strict=True)
@@ -136,10 +137,11 @@ class Evidence:
                 "weights='orthogonal' projects the weights of several channels, which this method or layer does not "
                 "have; take weights='mean'"
             )
-        target = self.coefficients(one_hot(contrast.target, self.logits))
+        unit = contrast.groups.direction
+        target = self.coefficients(unit(contrast.target, self.logits))
         if contrast.references.shape[1] == 0:
             return target
-        rivals = torch.stack([self.coefficients(one_hot(d, self.logits)) for d in contrast.references.unbind(1)], 1)
+        rivals = torch.stack([self.coefficients(unit(d, self.logits)) for d in contrast.references.unbind(1)], 1)
         alpha = _wide(gradient).mean(dim=places(gradient, 3)).to(target)
         alpha_d = rivals @ alpha
         gram = alpha_d @ alpha_d.mT
@@ -194,10 +196,11 @@ def directions(logits: Tensor, contrast: Contrast, keep: Keep) -> Tensor:
     if keep in ("contrast", "closest") and contrast.weights in ("mean", "probability"):
         terms = contrast_terms(logits, contrast)
         if keep == "closest" and contrast.references.shape[1] > 1:
-            terms = (*terms, one_hot(contrast.references[:, 0], logits))
+            terms = (*terms, contrast.groups.direction(contrast.references[:, 0], logits))
         return torch.stack(terms, 1)
     ids = torch.cat([contrast.target[:, None], contrast.references], 1)
-    kept = torch.stack([one_hot(column, logits) for column in _with_extra(ids, logits, keep).unbind(1)], 1)
+    columns = _with_extra(ids, logits, keep).unbind(1)
+    kept = torch.stack([contrast.groups.direction(column, logits) for column in columns], 1)
     if contrast.weights == "released":  # its gradient reaches all classes through the softmax
         kept = torch.cat([kept, torch.stack(contrast_terms(logits, contrast), 1)], 1)
     return kept

@@ -10,7 +10,6 @@ import numpy as np
 from finercam._version import __version__
 from finercam.errors import FinerCAMError
 from finercam.export.record import LEVEL, Record, lit
-from finercam.names import label
 
 __all__ = ["coco", "rle"]
 
@@ -32,7 +31,7 @@ def coco(records: Iterable[Record], shape: str = "rle", level: float = LEVEL) ->
     for record in records:
         answer, (width, height) = record.answer, record.size
         target = int(answer.target[0])
-        categories[target] = label(target, answer.class_names)
+        categories[target] = answer.target_names[0]
         image = {"id": len(images) + 1, "file_name": record.file, "width": width, "height": height}
         question = {
             "against": answer.reference_names[0],

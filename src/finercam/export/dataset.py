@@ -46,7 +46,7 @@ def _row(record: Record) -> dict[str, Any]:
         "references": answer.reference_names[0],
         "gamma": float(answer.gamma[0]),
         "method": answer.method,
-        "probability": float(answer.probabilities[0, target]),
+        "probability": answer.probability(target),
         "prediction": label(int(answer.logits[0].argmax()), answer.class_names),
     }
 

@@ -25,7 +25,7 @@ def fiftyone(records: Iterable[Record], field: str = "finercam") -> list[Any]:
         answer = record.answer
         sample = fo.Sample(filepath=record.file)
         sample[field] = fo.Heatmap(map=record.map, range=[0, 1])
-        probability = float(answer.probabilities[0, int(answer.target[0])])
+        probability = answer.probability(int(answer.target[0]))
         sample[f"{field}_target"] = fo.Classification(label=answer.target_names[0], confidence=probability)
         sample[f"{field}_against"] = answer.reference_names[0]
         samples.append(sample)

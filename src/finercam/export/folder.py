@@ -16,7 +16,6 @@ import numpy as np
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
 from finercam.io import write_whole
-from finercam.names import label
 
 if TYPE_CHECKING:
     from finercam.beside import Beside
@@ -195,8 +194,9 @@ def safe_stem(name: str, taken: set[str] | None = None) -> str:
 
 
 def _class(answer: Explanation, index: int) -> dict[str, Any]:
-    probability = float(answer.probabilities[0, index])
-    return {"id": index, "name": label(index, answer.class_names), "probability": probability}
+    found = {"id": index, "name": answer.name(index), "probability": answer.probability(index)}
+    of = answer.contrast.groups.of(index, answer.logits.shape[1])
+    return found if len(of) == 1 else {**found, "id": None, "classes": list(of)}
 
 
 def _number(value: float) -> float | None:

@@ -32,7 +32,7 @@ def label_studio(records: Iterable[Record], prefix: str = "", level: float = LEV
         ]
         prediction = {
             "model_version": f"finercam {__version__}: {answer.method}, gamma {float(answer.gamma[0]):g}",
-            "score": float(answer.probabilities[0, int(answer.target[0])]),
+            "score": answer.probability(int(answer.target[0])),
             "result": regions,
         }
         question = {"target": answer.target_names[0], "against": ", ".join(answer.reference_names[0])}

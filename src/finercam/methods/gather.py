@@ -88,6 +88,8 @@ def top_channel_scores(source: Source, contrast: Contrast, directions: Tensor, c
 
     The channels are chosen for the target, so another target needs another run.
     """
+    if contrast.groups.members:  # its evidence could not be distinguished from that for another group
+        raise FinerCAMError("gscorecam explains single classes, not groups of them; use scorecam")
     own = source.under(relevance=False).gradients(one_hot(contrast.target, directions[:, 0])[:, None])
     activations = []
     for activation, gradient in zip(source.activations, own, strict=True):

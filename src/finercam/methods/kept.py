@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finercam.core.capture import guest
-from finercam.core.contrast import Contrast, one_hot
+from finercam.core.contrast import Contrast
 from finercam.core.evidence import Evidence, NotKept, directions
 from finercam.core.grid import Layout
 from finercam.core.tail import Tail, versions
@@ -141,7 +141,7 @@ def _answers(evidence: Evidence, contrast: Contrast) -> bool:
 def _lacking(kept: Evidence, contrast: Contrast) -> Tensor:
     """Directions `(N, M, K)` to add: the target alone where that is enough, as for another gamma, else all of them."""
     if contrast.weights in ("mean", "probability"):
-        target = one_hot(contrast.target, kept.logits)[:, None]
+        target = contrast.groups.direction(contrast.target, kept.logits)[:, None]
         question = directions(kept.logits, contrast, "question")[:, 0]
         try:
             replace(kept, directions=torch.cat([kept.directions, target], 1)).coefficients(question)

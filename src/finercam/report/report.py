@@ -119,6 +119,11 @@ class _Pages:
             if not isinstance(answer, Explanation):
                 raise FinerCAMError(f"a {type(answer).__name__} given as an answer: expected an Explanation")
             require_pictures(answer)
+            if answer.contrast.groups.members:
+                raise FinerCAMError(
+                    "a live page compares single classes, and this question is about a group of them: save panels "
+                    "instead, as answer.save('folder')"
+                )
             for what in self.given:  # checked before the work
                 self._check(what, len(self.rows) + len(answer), exact=False)
             apart = with_rivals(answer, self.rivals)

@@ -32,6 +32,8 @@ class ClassMaps(Evidence):
     """
 
     def contrasted(self, contrast: Contrast) -> list[tuple[Tensor, Tensor]]:
+        if contrast.groups.members:  # its direction needs the logits of all its classes
+            raise NotKept("a run answers questions about single classes, not groups of them: explain again")
         if contrast.weights == "orthogonal":
             raise NotKept("weights='orthogonal' needs the channels, and a run keeps a map a class: explain again")
         if contrast.weights == "released" and bool(self.logits.isinf().any()):

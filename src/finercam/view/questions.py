@@ -14,7 +14,6 @@ from finercam.core.evidence import NotKept
 from finercam.core.maps import peak, upsample
 from finercam.core.references import NONE
 from finercam.errors import FinerCAMError
-from finercam.names import label
 from finercam.text import closed, score_text, short_names
 from finercam.view.blend import pixels, signed
 from finercam.view.drawn import MUTE, picture, smooth, strength_of
@@ -270,11 +269,13 @@ def name_of(answer: Explanation) -> str:
 def _class(answer: Explanation, index: int) -> str:
     """The common name of a class if it is unique; the scientific name would fill the line."""
     names = answer.class_names
-    return closed(short_names(names)[index]) if names is not None else label(index, None)
+    if names is None or index >= len(names):
+        return closed(answer.name(index))
+    return closed(short_names(names)[index])
 
 
 def _probability(answer: Explanation, index: int) -> str:
-    return score_text(float(answer.probabilities[0, index]), answer.link)
+    return score_text(answer.probability(index), answer.link)
 
 
 def _single(answer: Explanation, what: str) -> None:
