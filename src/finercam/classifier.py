@@ -17,6 +17,7 @@ from finercam.core.grid import Layout, find_layout
 from finercam.core.head import find_heads, head_rows
 from finercam.core.layers import LayerSpec, resolve_layers, unwrap
 from finercam.core.logits import Readout, Scores, ending, uncommon
+from finercam.core.split import Backend, Splits
 from finercam.core.stages import Stages, find_stages, stage_count
 from finercam.core.tail import Tails
 from finercam.core.tokens import TOKENS, find_token_layers
@@ -32,7 +33,7 @@ class Classifier:
     """Runs a model on images and keeps what later questions need; the model is left as it was.
 
     `layer` names the target layers or is None to find them; `scores` picks the logits out of what the model returns;
-    `layout` overrides the token grid. Layers and head are searched for once; their weights are read at every run.
+    `layout` overrides the token grid. `backend` of `torch.compile` runs the model compiled. Layers and head are searched for once; their weights are read at every run.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Classifier:
         layer: LayerSpec | Sequence[LayerSpec] | None = None,
         scores: Scores | None = None,
         layout: Layout | None = None,
+        backend: Backend | None = None,
     ) -> None:
         model = unwrap(model)
         if not isinstance(model, nn.Module):
@@ -69,6 +71,7 @@ class Classifier:
         self._head: tuple[int, nn.Module | None] | None = None
         self._averages: bool | None = None
         self._tails = Tails()
+        self.splits = None if backend is None else Splits(backend)
 
     @property
     def layers(self) -> tuple[str, ...] | None:
@@ -157,7 +160,7 @@ class Classifier:
         layers, readout = self._found_layers(images), self.readout.at(samples, view)
         through_relu = self.layer is None
         return Source.of(
-            self.model, layers, images, readout, self._find_layout, relevance, through_relu, tails=self._tails
+            self.model, layers, images, readout, self._find_layout, relevance, through_relu, self._tails, self.splits
         )
 
     def _read_before(self, last: str) -> None:

@@ -20,6 +20,7 @@ from finercam.core.layers import LayerSpec
 from finercam.core.logits import Scores
 from finercam.core.presets import Recipe, checked_preset
 from finercam.core.references import References
+from finercam.core.split import checked_backend
 from finercam.core.stages import stage_count
 from finercam.core.views import IDENTITY, LARGER, View, views
 from finercam.errors import FinerCAMError
@@ -77,6 +78,9 @@ class FinerCAM:
         preset: what is used where nothing else is given: "fast" (the price of a prediction), "fine" (two), "finest"
             (seven), "measured" (Grad-CAM at the last layer) or "paper" (Finer-CAM's three similar classes). None is
             "fine", or "measured" where method, layer, fusion or smooth is given. See docs/fine.md.
+        compile: True runs the model, up to the target layers and from there to the logits and backwards, by
+            `torch.compile`, or by the backend of that name; each shape of images is compiled at its first call. None does
+            so where the model or a part of it was compiled already, False never.
 
     Example, with a model of two classes:
         >>> import torch
@@ -111,12 +115,13 @@ class FinerCAM:
         link: str | None = None,
         groups: Any = None,
         preset: str | None = None,
+        compile: bool | str | None = None,
     ) -> None:
         made = {"method": method, "layer": layer, "fusion": fusion, "smooth": smooth}
         self.preset = checked_preset(preset, said=any(value is not None for value in made.values()))
         asked = {"gamma": gamma, "references": references, "num_references": num_references, "weights": weights}
         self._given = {name: value for name, value in {**made, **asked, "keep": keep}.items() if value is not None}
-        self.classifier = Classifier(model, layer, scores, layout)
+        self.classifier = Classifier(model, layer, scores, layout, checked_backend(compile, model))
         self.confusion = confusion
         self.groups = groups
         self._use(self.preset.maps)
@@ -251,7 +256,7 @@ class FinerCAM:
         question = self._with_usable_fusion(question, len(source.layers))
         logits = source.logits.cpu().double()
         tail = self._kept_tail(source, question)
-        kept = directions(logits, contrast, self._keep(source, contrast) if tail is None else "question")
+        kept = directions(logits, contrast, self._keep(source, question, contrast) if tail is None else "question")
         seen: list[tuple[View, Evidence]] = []
         for view in self.views:  # one after another, so that only one graph is alive
             of_view = self._seen_under(view, source)
@@ -327,11 +332,14 @@ class FinerCAM:
     def _joined(self, images: Tensor, parts: list[Explanation]) -> Explanation:
         return replace(joined(parts), images=images if self.keep_images else None)
 
-    def _keep(self, source: Source, contrast: Contrast) -> Keep:
+    def _keep(self, source: Source, question: Question, contrast: Contrast) -> Keep:
         if self.keep is not None:
             return self.keep
         maps = all(layout.kind in ("nchw", "nhwc") for layout in source.layouts)
-        return "references" if maps and contrast.references.shape[1] <= CHEAP_REFERENCES else "contrast"
+        if maps and contrast.references.shape[1] <= CHEAP_REFERENCES:
+            return "references"
+        compiled = self.classifier.splits is not None and question.method.gather is gather.gradients
+        return "question" if compiled and self.keep_images and not maps else "contrast"
 
     def _kept_tail(self, source: Source, question: Question) -> KeptTail | None:
         """What later questions about tokens need besides this question's evidence, if nothing else was wanted."""

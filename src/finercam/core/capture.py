@@ -21,7 +21,7 @@ from finercam.core.relevance import RelevanceRules
 from finercam.errors import FinerCAMError
 from finercam.io import one_line
 
-__all__ = ["INPUT", "Capture", "capture", "exchanged", "guest", "run_model"]
+__all__ = ["INPUT", "Capture", "capture", "exchanged", "guest", "retainable", "run_model", "run_to"]
 
 INPUT = "input"
 """The name under which the images themselves are a layer: their activations are pixels."""
@@ -41,6 +41,8 @@ class Capture:
     logits: Tensor
     given: Tensor | None = None
     """What the one layer was given, where it is a layer of tokens `(N, L, C)`."""
+    compiled: bool = False
+    """Whether compiled functions made the graph, through which only one direction at a time goes backwards."""
 
     def gradients(
         self, directions: Tensor, batched: bool | None = None, retain: bool = False
@@ -56,7 +58,7 @@ class Capture:
         """
         vectors = directions.to(self.logits).unbind(1)
         if batched is None:
-            batched = self.logits.device.type not in ("cpu", "mps") and len(vectors) > 1
+            batched = not self.compiled and self.logits.device.type not in ("cpu", "mps") and len(vectors) > 1
         if batched:
             try:
                 stacked = self._grad(self.logits, torch.stack(vectors), is_grads_batched=True, retain_graph=True)
@@ -73,7 +75,8 @@ class Capture:
 
     def _grad(self, of: Tensor, vectors: Tensor | None, **options: bool) -> tuple[Tensor, ...]:
         try:
-            found = torch.autograd.grad(of, self.activations, vectors, allow_unused=True, **options)
+            with retainable() if self.compiled else nullcontext():
+                found = torch.autograd.grad(of, self.activations, vectors, allow_unused=True, **options)
         except CheckpointError as error:
             raise FinerCAMError(
                 f"layer {', '.join(map(repr, self.layers))}: what follows it is under gradient checkpointing; switch "
@@ -176,7 +179,7 @@ class _Keeping:
     def _note_tokens(self, inputs: Any, activation: Tensor) -> None:
         given = _tokens_of(inputs)
         self.given += given
-        if self.recorder is not None:
+        if self.recorder is not None and not self.recorder.begun:
             self.recorder.begin(activation=activation, **dict(zip(("given",), given, strict=False)))
 
     def activation(self, name: str) -> Tensor:
@@ -219,6 +222,13 @@ def run_to(model: nn.Module, layer: tuple[str, nn.Module], images: Any) -> tuple
         handle.remove()
     _check_reached([layer[0]] if not found else [], {}, None)
     return found[0]
+
+
+def retainable() -> AbstractContextManager[Any]:
+    """Compiled functions keep what several backward passes through one graph need."""
+    from torch._functorch import config  # imports the compiler
+
+    return config.patch(donated_buffer=False)
 
 
 def run_model(model: nn.Module, images: Any, readout: Readout | None = None) -> Tensor:

@@ -65,17 +65,18 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph = fx.Graph()
         self.model = model
-        self.refused = False
+        self.refused = ""
+        """Why there is no recording."""
+        self.begun = False
         self._inputs: tuple[str, ...] = ()
         self._nodes = WeakTensorKeyDictionary()
         self._names: Mapping[int, str] = {}
         self._constants: dict[str, fx.Node] = {}
-        self._begun = False
 
     def begin(self, **inputs: Tensor) -> None:
         """Record from here on, as a function of the inputs."""
-        self.refused |= self._begun
-        self._begun, self._inputs = True, tuple(inputs)
+        self.refused = self.refused or ("it began twice" if self.begun else "")
+        self.begun, self._inputs = True, tuple(inputs)
         self._names = {id(tensor): name for name, tensor in _tensors_of(self.model)}
         for name, tensor in inputs.items():
             self._nodes[tensor] = self._placeholder(name, tensor)
@@ -92,10 +93,17 @@ class Recorder(TorchDispatchMode):
         read = tuple(name for name, node in zip(self._inputs, inputs, strict=True) if node.users)
         return Recording(self.graph, read, tuple(self._constants))
 
+    def name_of(self, tensor: Tensor) -> str:
+        """The name of the node that gave a tensor; empty where it was not recorded."""
+        return self._nodes[tensor].name if tensor in self._nodes else ""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.refused |= any(tag in func.tags for tag in _DEPENDS_ON_DATA) or _draws(func, args, kwargs or {})
-        if self._begun and not self.refused:
+        if any(tag in func.tags for tag in _DEPENDS_ON_DATA):
+            self.refused = f"{func} depends on the values of a tensor"
+        elif _draws(func, args, kwargs or {}):
+            self.refused = f"{func} draws random numbers"
+        if self.begun and not self.refused:
             self._note(func, args, kwargs or {}, result)
         return result
 
@@ -120,7 +128,7 @@ class Recorder(TorchDispatchMode):
             return self._nodes[tensor]
         name = self._names.get(id(tensor))
         if name is None:
-            self.refused = True
+            self.refused = f"a tensor of shape {tuple(tensor.shape)} comes from outside the model"
             return None
         if name not in self._constants:
             self._constants[name] = self._placeholder(f"constant_{len(self._constants)}", tensor)

@@ -16,10 +16,10 @@ from finercam.core.record import Recorder, Recording
 from finercam.core.rows import without_unread_rows
 from finercam.errors import FinerCAMError
 
-__all__ = ["Tail", "Tails", "stamp", "versions"]
+__all__ = ["Tail", "Tails", "agrees", "stamp", "tensors_of", "versions"]
 
 CLOSE = 1e-4
-"""Largest difference of the tail's logits and gradients from the model's own, as a share of the largest of them."""
+"""Largest difference of recorded logits and gradients from the model's own, as a share of their length."""
 SHAPES = 8
 """For how many shapes of images the tails are kept."""
 NamedLayer = tuple[str, nn.Module]
@@ -55,7 +55,7 @@ class Tail:
             (less or recording).compiled(), recording.inputs, recording.constants, _kinds(model, recording.constants),
             mark, less is not None, from_given,
         )  # fmt: skip
-        return tail if tail._agrees(model, run) else None
+        return tail if agrees(tail.capture(model, activation, given, run.layers[0]), run) else None
 
     def fits(self, model: nn.Module) -> bool:
         """Whether the model is still the one that was recorded; its weights may have other values."""
@@ -66,17 +66,8 @@ class Tail:
         with torch.inference_mode(False), torch.enable_grad():
             activation = activation.detach().requires_grad_()
             inputs = {"activation": activation, "given": given}
-            logits = self.function(*(inputs[one] for one in self.inputs), *_tensors(model, self.constants))
+            logits = self.function(*(inputs[one] for one in self.inputs), *tensors_of(model, self.constants))
             return Capture((name,), (activation,), logits, given)
-
-    def _agrees(self, model: nn.Module, run: Capture) -> bool:
-        """Whether the tail gives the logits and the gradients of a run of the model, whose graph is kept."""
-        random = torch.Generator().manual_seed(0)
-        direction = torch.randn(run.logits.shape, generator=random, dtype=torch.float64)[:, None]
-        mine = self.capture(model, run.activations[0], run.given, run.layers[0])
-        ((own,),) = run.gradients(direction, batched=False, retain=True)
-        ((gradient,),) = mine.gradients(direction, batched=False)
-        return _close(mine.logits, run.logits) and _close(gradient, own)
 
 
 class Tails:
@@ -85,6 +76,9 @@ class Tails:
     def __init__(self) -> None:
         self._found: dict[Any, Tail | None] = {}
         self._maps = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tails, ()
 
     def capture(
         self, model: nn.Module, layer: NamedLayer, images: Tensor, readout: Readout, through_relu: bool = False
@@ -156,10 +150,11 @@ _RESTORED = {"training", "grad_checkpointing"}
 
 def versions(model: nn.Module, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     """A number for the values of each of the model's tensors, which changes when they are written to."""
-    return tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in _tensors(model, names))
+    return tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors_of(model, names))
 
 
-def _tensors(model: nn.Module, names: tuple[str, ...]) -> list[Tensor]:
+def tensors_of(model: nn.Module, names: tuple[str, ...]) -> list[Tensor]:
+    """The model's tensors of these dotted names, as they are now."""
     found = []
     for name in names:
         path, _, own = name.rpartition(".")
@@ -169,7 +164,7 @@ def _tensors(model: nn.Module, names: tuple[str, ...]) -> list[Tensor]:
 
 def _kinds(model: nn.Module, names: tuple[str, ...]) -> tuple[Any, ...] | None:
     try:
-        return tuple((one.shape, one.dtype, one.device) for one in _tensors(model, names))
+        return tuple((one.shape, one.dtype, one.device) for one in tensors_of(model, names))
     except AttributeError:
         return None
 
@@ -181,6 +176,20 @@ def _same(layer: nn.Module, given: Tensor, activation: Tensor) -> bool:
         return False
 
 
+def agrees(mine: Capture, own: Capture) -> bool:
+    """Whether two captures have the same activations, logits and gradients, up to rounding; the second keeps its graph."""
+    random = torch.Generator().manual_seed(0)
+    direction = torch.randn(own.logits.shape, generator=random, dtype=torch.float64)[:, None]
+    pairs = [(mine.logits, own.logits), *zip(mine.activations, own.activations, strict=True)]
+    if not all(_close(*pair) for pair in pairs):
+        return False
+    (expected,) = own.gradients(direction, batched=False, retain=True)
+    (found,) = mine.gradients(direction, batched=False)
+    return all(_close(*pair) for pair in zip(found, expected, strict=True))
+
+
 def _close(mine: Tensor, own: Tensor) -> bool:
+    if mine.shape != own.shape:
+        return False
     tolerance = max(CLOSE, 4 * torch.finfo(own.dtype).eps)
-    return float((mine - own).detach().abs().amax()) <= tolerance * float(own.detach().abs().amax())
+    return float((mine - own).detach().double().norm()) <= tolerance * float(own.detach().double().norm())

@@ -14,6 +14,7 @@ from finercam.core.grid import Layout
 from finercam.core.logits import Readout
 from finercam.core.maps import aligned, places
 from finercam.core.pixels import detail
+from finercam.core.split import Splits
 from finercam.core.tail import Tail, Tails
 from finercam.errors import FinerCAMError
 
@@ -54,8 +55,14 @@ class Source:
         relevance: bool = False,
         through_relu: bool = False,
         tails: Tails | None = None,
+        splits: Splits | None = None,
     ) -> Source:
-        if tails is None or relevance or len(layers) > 1 or layers[0][0] == INPUT:
+        tail, run = None, None
+        if splits is not None and not relevance:
+            run = splits.capture(model, layers, images, readout, through_relu)
+        if run is not None:
+            pass
+        elif tails is None or relevance or len(layers) > 1 or layers[0][0] == INPUT:
             run, tail = capture(model, layers, images, readout, relevance, through_relu), None
         else:
             run, tail = tails.capture(model, layers[0], images, readout, through_relu)
