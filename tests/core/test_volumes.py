@@ -139,6 +139,15 @@ def test_channels_last_and_tokens_of_a_volume():
         find_layout((2, 100, 96), size, stem)
 
 
+@pytest.mark.parametrize("channels", [2, 8, 20])
+def test_a_layer_that_declares_no_channels_is_read_by_its_proportions(channels):
+    """A ReLU with fewer channels than columns was once read as if its columns were the channels."""
+    layout = find_layout((2, channels, 6, 24, 20), (2, 1, 12, 48, 40), layer=nn.ReLU())
+    assert layout == Layout("nchw", (6, 24, 20))
+    assert find_layout((2, 6, 24, 20, channels), (2, 1, 12, 48, 40), layer=nn.GELU()) == Layout("nhwc", (6, 24, 20))
+    assert find_layout((2, 8, 8, 8, 8), (2, 1, 16, 16, 16), layer=nn.ReLU()) == Layout("nchw", (8, 8, 8))
+
+
 def test_frames_before_channels_are_refused(scan, volumes):
     with pytest.raises(FinerCAMError, match=r"(could not run|fails) on images of shape"):
         FinerCAM(scan)(volumes.transpose(1, 2))

@@ -52,11 +52,16 @@ def _maps(
     shape: tuple[int, ...], size: tuple[int, ...], channels: Mapping[str, set[int]]
 ) -> tuple[str, tuple[int, ...], int] | None:
     readings = {"nchw": (shape[1], shape[2:]), "nhwc": (shape[4], shape[1:4])}
-    fitting = [kind for kind, (_, grid) in readings.items() if all(g <= s for g, s in zip(grid, size, strict=True))]
+    fitting = [kind for kind, (_, grid) in readings.items() if all(0 < g <= s for g, s in zip(grid, size, strict=True))]
     declared = [kind for kind in fitting if readings[kind][0] in channels[kind]]
-    # Both readings can fit; real layers have more channels than slices.
-    best = max(declared or fitting, key=lambda kind: readings[kind][0], default=None)
+    # Both readings can fit: the strides of rows and columns are alike, and channels usually come first.
+    best = max(declared or fitting, key=lambda kind: (-_skew(readings[kind][1], size), kind == "nchw"), default=None)
     return None if best is None else (best, readings[best][1], 0)
+
+
+def _skew(grid: tuple[int, ...], size: tuple[int, ...]) -> float:
+    """How far the strides of rows and columns are apart."""
+    return abs(math.log(grid[1] * size[2] / (grid[2] * size[1])))
 
 
 def _grids(size: tuple[int, ...], patch: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
