@@ -100,14 +100,16 @@ def small(monkeypatch):
 
 def test_every_page_with_code_is_run():
     run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md"}
-    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md"}
+    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md", "volumes.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
     for page, file in RUN_ELSEWHERE.items():
         assert f'run_page("{page}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md"])
+@pytest.mark.parametrize(
+    "page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md", "volumes.md"]
+)
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run_page(page)
