@@ -52,7 +52,9 @@ def _maps(
     shape: tuple[int, ...], size: tuple[int, ...], channels: Mapping[str, set[int]]
 ) -> tuple[str, tuple[int, ...], int] | None:
     readings = {"nchw": (shape[1], shape[2:]), "nhwc": (shape[4], shape[1:4])}
-    fitting = [kind for kind, (_, grid) in readings.items() if all(0 < g <= s for g, s in zip(grid, size, strict=True))]
+    fitting = [
+        kind for kind, (_, grid) in readings.items() if all(0 < g <= s for g, s in zip(grid, size, strict=True))
+    ]
     declared = [kind for kind in fitting if readings[kind][0] in channels[kind]]
     # Both readings can fit: the strides of rows and columns are alike, and channels usually come first.
     best = max(declared or fitting, key=lambda kind: (-_skew(readings[kind][1], size), kind == "nchw"), default=None)
