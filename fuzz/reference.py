@@ -21,6 +21,12 @@ from fuzz.models import Attention, Gate, MultiHead
 __all__ = ["Look", "Question", "direction", "logits", "picked", "scaled", "signed"]
 
 
+LARGER = 1.5
+"""Scale of the view whose grid a map then has."""
+LAST = ("block.norm", "block.mix")
+"""Ends of the names of layers whose channels come last."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How an image is seen; what a `scores=` gets as its view."""
@@ -84,19 +90,20 @@ def direction(y: Tensor, question: Question) -> Tensor:
 
 def signed(model: nn.Module, image: Tensor, question: Question, y: Tensor, read: Read) -> Tensor:
     """The signed map `(h, w)` of one image `(1, 3, H, W)`; `y (K,)` are its logits, which weight the rivals."""
-    v, maps = direction(y, question), []
+    v, maps, size = direction(y, question), list[Tensor](), ()
     for look in question.looks:
         seen = image.flip(-1) if look.flip else image
         if look.scale != 1.0:
-            size = [max(1, round(side * look.scale)) for side in image.shape[-2:]]
-            seen = F.interpolate(seen.double(), size, mode="bilinear", align_corners=False, antialias=True).to(image)
+            sides = [max(1, round(side * look.scale)) for side in image.shape[-2:]]
+            seen = F.interpolate(seen.double(), sides, mode="bilinear", align_corners=False, antialias=True).to(image)
         of_layers = _of_layers(model, seen, question, v, lambda output, look=look: read(output, look))
         one = _fused(of_layers, question.fusion)
+        if look.scale >= LARGER and not look.flip:
+            size = tuple(one.shape)
         if len(of_layers) > 1 and len(question.looks) > 1 and one.any():  # fused maps have no common scale
             one = one / one.abs().max()
-        one = one.flip(-1) if look.flip else one
-        maps.append(one if not maps else _resized(one, tuple(maps[0].shape)))
-    return torch.stack(maps).mean(0)
+        maps.append(one.flip(-1) if look.flip else one)
+    return torch.stack([_resized(one, size or tuple(maps[0].shape)) for one in maps]).mean(0)
 
 
 def scaled(one: Tensor, size: tuple[int, int]) -> Tensor:
@@ -118,6 +125,9 @@ def _fused(maps: list[Tensor], fusion: str) -> Tensor:
     large = [_resized(one / one.abs().max() if one.any() else one, size) for one in maps]
     if fusion == "mean":
         return sum(large) / len(large)  # type: ignore[return-value]
+    if fusion == "weighted":
+        total = sum(one / one.abs().mean() if one.any() else one for one in large)
+        return total / total.abs().max() if total.any() else total  # type: ignore[union-attr, return-value]
     both, neither = torch.ones(size, dtype=large[0].dtype), torch.ones(size, dtype=large[0].dtype)
     for one in large:
         both, neither = both * one.clamp(min=0), neither * (-one).clamp(min=0)
@@ -154,7 +164,7 @@ def _maps(raw: Tensor, name: str, model: Any, image: Tensor) -> Tensor:
         stride = model.patch.kernel_size[0]
         grid = (image.shape[2] // stride, image.shape[3] // stride)
         return raw[0, -grid[0] * grid[1] :].T.unflatten(1, grid)
-    return raw[0].permute(2, 0, 1) if name.endswith("block.norm") else raw[0]
+    return raw[0].permute(2, 0, 1) if name.endswith(LAST) else raw[0]
 
 
 def _of_layers(
@@ -196,7 +206,9 @@ def _gradients(
     for at, name in enumerate(question.layers):
         raws = [found[at] for found in of_seeds]
         a, gs = _maps(given[name], name, model, image), [_maps(raw, name, model, image) for raw in raws]
-        if name == "input":
+        if name == "input" and question.method == "finecam":
+            a = a - _blurred(a, 0.05 * min(a.shape[1:]))
+        elif name == "input":
             a, gs = torch.ones_like(a[:1]), [_pixel_shares(given[name][0], g) for g in gs]
         g = _without_projection(gs, question.gamma, [one.mean((1, 2)) for one in gs]) if orthogonal else gs[0]
         pairs.append((a, g))
@@ -266,6 +278,13 @@ def _eigen(a: Tensor, g: Tensor) -> Tensor:
     return (component if component @ features.sum(1) >= 0 else -component).unflatten(0, a.shape[1:])
 
 
+def _finecam(a: Tensor, g: Tensor) -> Tensor:
+    """HiResCAM, softened by 1.5 % of the shorter side where that is at least a quarter of a cell."""
+    found = (a * g).sum(0)
+    sigma = 0.015 * min(found.shape)
+    return _blurred(found[None], sigma)[0] if sigma >= 0.25 else found
+
+
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradcam": _gradcam,
     "shapleycam": _gradcam,
@@ -275,6 +294,7 @@ RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "layercam": lambda a, g: (g.clamp(min=0) * a).sum(0),
     "gradcam-elementwise": lambda a, g: (g * a).clamp(min=0).sum(0),
     "eigengradcam": _eigen,
+    "finecam": _finecam,
 }
 
 
@@ -329,7 +349,7 @@ def _ablation_map(
     model: Any, image: Tensor, name: str, raw: Tensor, question: Question, v: Tensor, y: Tensor, read: Any
 ) -> Tensor:
     a, rows = _maps(raw, name, model, image), []
-    axis = 1 if raw.ndim == 4 and not name.endswith("block.norm") else raw.ndim - 1
+    axis = 1 if raw.ndim == 4 and not name.endswith(LAST) else raw.ndim - 1
     with torch.no_grad():
         for k in range(len(a)):
             without = raw.clone()
@@ -360,7 +380,7 @@ def _reciprocal_map(
 
 def _seen_through(raw: Tensor, window: Tensor, name: str) -> Tensor:
     if raw.ndim == 4:
-        return raw * (window[None, :, :, None] if name.endswith("block.norm") else window)
+        return raw * (window[None, :, :, None] if name.endswith(LAST) else window)
     prefix = raw.shape[1] - window.numel()
     return torch.cat([raw[:, :prefix], raw[:, prefix:] * window.flatten()[:, None]], 1)
 

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finercam import FinerCAM, FinerCAMError, methods
+from finercam import FinerCAM, FinerCAMError
 from fuzz import reference
 from fuzz.guests import Snapshot, disturb, tripwire
 from fuzz.models import Drawn, draw_model, twin_of
@@ -35,8 +36,13 @@ from fuzz.rules import one_line
 __all__ = ["Case", "Result", "hunt", "run_case"]
 
 TEXT = ("value-attention", "self-attention", "grad-eclip")
-NO_REFERENCE = ("finecam",)
-"""Methods that `fuzz.reference` does not know."""
+KNOWN = (*reference.RULES, "scorecam", "scorecam-softmax", "gscorecam", "ablationcam", "relevance", "legrad")
+KNOWN += ("reciprocam", "smoothgradcam++", *TEXT)
+"""Methods that `fuzz.reference` knows, and those that are refused for all these models."""
+USUAL = {"gamma": 1.0, "references": "predicted", "num_references": 1, "weights": "mean"}
+PRESETS: dict[str | None, dict[str, Any]] = dict.fromkeys((None, "fast", "fine", "finest"), USUAL)
+PRESETS["measured"] = USUAL | {"gamma": 0.6}
+"""What docs/fine.md says that a preset asks where nothing else is said."""
 NOT_FOR_PIXELS = ("ablationcam", "reciprocam", "shapleycam", "smoothgradcam++")
 """Methods that are not compared with the images as a layer: a run for each pixel, or no formula in the docs."""
 BASE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -77,10 +83,26 @@ class Case:
     confusion: Tensor
     threads: int
     mode: str
+    compiled: bool = False
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """The question's values where a call says nothing."""
+        return PRESETS[self.build.get("preset")] | self.build
+
+    @cached_property
+    def model(self) -> Any:
+        """The model as it is explained: as it is, or compiled and run once."""
+        if not self.compiled:
+            return self.drawn.model
+        compiled: Any = torch.compile(self.drawn.model, backend="eager")
+        with torch.no_grad():
+            compiled(self.images.to(self.dtype))
+        return compiled
 
     @property
     def method(self) -> str:
-        return str(self.build["method"])
+        return str(self.build.get("method", self.build.get("preset", "default")))
 
 
 @dataclass
@@ -108,9 +130,7 @@ def draw_case(seed: int, number: int) -> Case:
     drawn = draw_model(draw, kind)
     dtype = draw.choice([torch.float32, torch.float32, torch.float32, torch.float64, torch.bfloat16])
     drawn.model.to(dtype).train(draw.random() < 0.4)
-    method = draw.choice(
-        [m for m in methods.names() if m not in NO_REFERENCE and (m not in TEXT or draw.random() < 0.1)]
-    )
+    method = draw.choice([m for m in KNOWN if m not in TEXT or draw.random() < 0.1])
     if kind.startswith("vit") and draw.random() < 0.1:
         method = "legrad"
     count, threads = draw.choice([1, 2, 3, 4]), 4 if draw.random() < 0.06 else 1
@@ -122,11 +142,13 @@ def draw_case(seed: int, number: int) -> Case:
     drawn.model.images = count
     disturb(draw, drawn.model)
     confusion = torch.randint(0, 9, (drawn.classes, drawn.classes))
-    build = _draw_build(draw, drawn, method) | {"confusion": confusion}
+    drawn_build = _draw_preset if draw.random() < 0.12 else _draw_build
+    build = drawn_build(draw, drawn, method) | {"confusion": confusion}
     ask = _draw_question(draw, drawn.classes, count)
     mode = draw.choice(["grad", "grad", "no_grad", "inference"])
     again = _draw_again(draw, drawn, count, method)
-    return Case(name, draw, drawn, dtype, images, build, ask, again, confusion, threads, mode)
+    compiled = draw.random() < 0.004
+    return Case(name, draw, drawn, dtype, images, build, ask, again, confusion, threads, mode, compiled)
 
 
 def _draw_build(draw: Random, drawn: Drawn, method: str) -> dict[str, Any]:
@@ -135,17 +157,30 @@ def _draw_build(draw: Random, drawn: Drawn, method: str) -> dict[str, Any]:
         build["layer"] = draw.choice(drawn.layers)
         if draw.random() < 0.25:
             build["layer"] = draw.sample(drawn.layers, 2)
-            build["fusion"] = draw.choice(["mean", "product", "geometric"])
+            build["fusion"] = draw.choice(["mean", "product", "geometric", "weighted"])
         elif draw.random() < 0.08 and method not in NOT_FOR_PIXELS:
             build["layer"] = "input"
     build["gamma"] = draw.choice([0.0, 0.6, 1.0, 1.79, round(draw.uniform(0, 2), 3)])
     build["weights"] = draw.choice(["mean", "mean", "probability", "orthogonal", "released"])
     build["references"] = draw.choice(["predicted", "predicted", "similar", "nearest", "all", "confused"])
     build["num_references"] = draw.choice([1, 1, 2, 3, 9])
-    build["smooth"] = draw.choice([None] * 8 + ["flip", "scale", ("flip", "scale")])
+    build["smooth"] = draw.choice([None] * 9 + ["flip", "scale", ("flip", "scale"), "larger", ("flip", "larger")])
     build["keep"] = draw.choice([None, None, "question", "contrast", "closest", "references", 3])
     build["keep_images"] = draw.random() < 0.8
     build["batch_size"] = draw.choice([None, None, 1, 2, 3])
+    return build
+
+
+def _draw_preset(draw: Random, drawn: Drawn, _method: str) -> dict[str, Any]:
+    """Only a preset, or nothing, and perhaps some values of the question."""
+    build: dict[str, Any] = {"scores": drawn.scores, "keep_images": draw.random() < 0.8}
+    if preset := draw.choice(list(PRESETS)):
+        build["preset"] = preset
+    if draw.random() < 0.5:
+        build["gamma"] = draw.choice([0.0, 0.6, 1.79])
+    if draw.random() < 0.3:
+        build["weights"] = draw.choice(["probability", "released"])
+        build["num_references"] = 2
     return build
 
 
@@ -182,9 +217,7 @@ def _draw_again(draw: Random, drawn: Drawn, count: int, method: str) -> dict[str
         ask["weights"] = draw.choice(["mean", "probability", "orthogonal", "released"])
     if draw.random() < 0.3:
         same = ["gradcam", "hirescam", "layercam", "eigengradcam", "xgradcam", "gradcam++", "gradcam-elementwise"]
-        ask["method"] = draw.choice(
-            same if draw.random() < 0.7 else [m for m in methods.names() if m not in (*TEXT, *NO_REFERENCE)]
-        )
+        ask["method"] = draw.choice(same if draw.random() < 0.7 else [m for m in KNOWN if m not in TEXT])
     again["ask"] = ask
     return again
 
@@ -195,6 +228,7 @@ def _draw_again(draw: Random, drawn: Drawn, count: int, method: str) -> dict[str
 def run_case(seed: int, number: int) -> Result:
     case = draw_case(seed, number)
     result = Result(case.drawn.kind, case.method)
+    case.model  # compiling adds attributes to modules  # noqa: B018
     before, pixels = Snapshot(case.drawn.model), case.images.clone()
     try:
         _asked(case, result)
@@ -211,7 +245,7 @@ def run_case(seed: int, number: int) -> Result:
 
 
 def _asked(case: Case, result: Result) -> None:
-    explain = FinerCAM(case.drawn.model, **case.build)
+    explain = FinerCAM(case.model, **case.build)
     with _mode(case.mode):
         answer = explain(case.images, **case.ask)
     checker = _Checker(case, result)
@@ -300,7 +334,7 @@ class _Checker:
             if int(answer.target[at]) != expected:
                 self._finding(f"target of sample {n} is {int(answer.target[at])}, not {expected}")
             self._rivals(answer, at, ask.get("against"), own, expected)
-            gamma = ask.get("gamma", self.case.build["gamma"])
+            gamma = ask.get("gamma", self.case.usual["gamma"])
             gamma = gamma[at] if isinstance(gamma, list) else gamma
             if abs(float(answer.gamma[at]) - gamma) > 1e-12:
                 self._finding(f"gamma of sample {n} is {float(answer.gamma[at])}, not {gamma}")
@@ -398,20 +432,22 @@ class _Checker:
     def _question(self, answer: Any, at: int) -> reference.Question | None:
         layers = answer.layers
         if "layer" not in self.case.build:
-            if layers not in self.case.drawn.found() and answer.method != "legrad":
+            if not self._as_expected(layers) and answer.method != "legrad":
                 self._finding(f"found {layers}, expected one of {self.case.drawn.found()}")
                 return None
             trunk = getattr(self.case.drawn.model, "trunk", None)
-            if layers == ("trunk",) and trunk.relu.startswith("function"):
-                layers = ("trunk.tap",)
+            if layers[-1] == "trunk" and trunk.relu.startswith("function"):
+                layers = (*layers[:-1], "trunk.tap")
         rivals = tuple(d for d in answer.references[at].tolist() if d != -1)
-        smooth = self.case.build["smooth"] or ()
-        scales = (1.0, 0.875, 1.125) if "scale" in smooth else (1.0,)
-        looks = tuple(
-            reference.Look(flip, scale)
-            for scale in scales
-            for flip in ((False, True) if "flip" in smooth else (False,))
-        )
+        looks = tuple(reference.Look(view.flip, view.scale) for view, _ in answer.seen)
+        if "preset" not in self.case.build and "method" in self.case.build:
+            smooth = self.case.build["smooth"] or ()
+            scales = (1.0, *((0.875, 1.125) if "scale" in smooth else ()), *((1.5,) if "larger" in smooth else ()))
+            flips = (False, True) if "flip" in smooth else (False,)
+            if looks != tuple(reference.Look(flip, scale) for scale in scales for flip in flips):
+                self._finding(f"seen by {looks}")
+        several = "product" if self.case.build.get("preset") in (None, "fine", "finest") else "mean"
+        fusion = self.case.build.get("fusion", "mean" if "method" in self.case.build else several)
         return reference.Question(
             answer.method,
             tuple(layers),
@@ -419,9 +455,16 @@ class _Checker:
             rivals,
             float(answer.gamma[at]),
             answer.contrast.weights,
-            self.case.build.get("fusion", "mean"),
+            fusion if len(layers) > 1 else "mean",
             looks,
         )
+
+    def _as_expected(self, layers: tuple[str, ...]) -> bool:
+        """Whether layers that were found end in the one that is meant; the others of a preset are of other grids."""
+        found = self.case.drawn.found()
+        if layers[-1:] in found:
+            return len(layers) == 1 or "method" not in self.case.build
+        return set(layers) <= {"input", "patch", *(name for one in found for name in one)}
 
     def _read(self, n: int) -> reference.Read:
         drawn = self.case.drawn
@@ -453,7 +496,7 @@ class _Checker:
         if against is not None:
             expected, strategy = list(against[at]), "explicit"
         else:
-            strategy, count = self.case.build["references"], self.case.build["num_references"]
+            strategy, count = self.case.usual["references"], self.case.usual["num_references"]
             expected = reference.picked(strategy, count, y, target, self.rows, self.case.confusion)
         if found != expected:
             self._finding(f"rivals of sample {at} by {strategy} are {found}, not {expected}")
