@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -168,6 +169,39 @@ def test_half_precision_stays_within_its_tolerance(tmp_path, pictures_in, toy):
     exact, rough = (next(open_run(tmp_path / name).parts()).answer.signed_maps for name in ("float32", "bfloat16"))
     assert not torch.equal(exact, rough)
     assert torch.nn.functional.cosine_similarity(exact.flatten(1), rough.flatten(1)).min() > 0.99
+
+
+def test_half_precision_that_changes_the_maps_is_said(tmp_path, pictures_in, toy):
+    """Untrained gates near their threshold turn over with the rounding of what comes before them."""
+
+    class Gated(torch.nn.Module):
+        def __init__(self, gated: bool) -> None:
+            super().__init__()
+            self.stage, self.head = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Linear(8, 5)
+            self.gated = gated
+
+        def forward(self, x):
+            maps = self.stage(x)
+            return self.head((torch.sin(3e4 * maps) if self.gated else maps).mean((2, 3)))
+
+    data = pictures_in(tmp_path / "data", 3)
+    for gated in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            loaded, said = toy(Gated(gated).eval(), size=(16, 16)), list[str]()
+        for precision in ("float32", "bfloat16"):
+            explain_dataset(
+                data,
+                loaded,
+                tmp_path / f"{gated}{precision}",
+                precision=precision,
+                layer=("stage",),
+                warn=said.append,
+            )
+        assert len(said) == gated
+    assert re.fullmatch(
+        r"precision bfloat16: the maps of the first 3 pictures have a cosine of down to -?0\.\d\d with .*", said[0]
+    )
 
 
 def test_half_precision_keeps_the_sign_of_xgradcam_after_a_layer_norm(tmp_path, pictures_in, toy):

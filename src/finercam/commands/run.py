@@ -52,7 +52,8 @@ def run(
     split: str = typer.Option(None, help="Split of the dataset, if it has several."),
     limit: int = typer.Option(None, min=1, help="Only this many images, from the start of the list."),
     precision: str = typer.Option(
-        "float32", help="Precision in which the model computes: float32, bfloat16 or float16."
+        "float32",
+        help="Precision in which the model computes: float32, bfloat16 or float16. A line says if the maps differ.",
     ),
     batch_size: int = typer.Option(None, min=1, help="Images per batch. [default: 8 on a CPU, else 32]"),
     shard: int = typer.Option(

@@ -16,6 +16,7 @@ from finercam.run.lists import ImageList, write_list
 from finercam.run.manifest import Manifest, about, read_manifest
 from finercam.run.outcome import Outcome, read_outcome, write_summary
 from finercam.run.pending import pending_shards
+from finercam.run.precision import precision_warning
 from finercam.run.rows import shard_name
 from finercam.run.settings import Request
 from finercam.run.store import Store
@@ -75,6 +76,8 @@ def explain_dataset(
         numbers = pending_shards(
             store, listed, source, manifest.settings.digest, options.redo, options.check_contents, warn
         )
+        if numbers and (line := precision_warning(manifest.settings, model.model, source, listed, numbers[0])):
+            warn(line)
         left = sum(map(listed.length, numbers))
         finished = listed.count - left
         progress(finished, listed.count)
