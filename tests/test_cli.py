@@ -266,3 +266,16 @@ class TestPictures:
 
     def test_an_empty_folder_is_told(self, tmp_path):
         assert find_pictures([str(tmp_path)])[1] == [f"{tmp_path} is a folder without pictures"]
+
+
+@pytest.mark.slow
+def test_explain_by_a_gallery_says_similarities(photos, tmp_path):
+    for name, colour in (("Ada", (200, 30, 30)), ("Ben", (30, 30, 200))):
+        (tmp_path / "gallery" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "gallery" / name / "a.png")
+    options = ["explain", photos / "b.jpg", "--model", "fieldguide/cnn", "--gallery", tmp_path / "gallery"]
+    done = run(*options, "--target", "Ada", "--against", "Ben", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    entry = index(tmp_path / "out")[0]
+    assert entry["link"] == "none" and entry["target"]["name"] == "Ada" and -1 <= entry["target"]["probability"] <= 1
+    assert "similarity" in done.stdout and "%" not in done.stdout

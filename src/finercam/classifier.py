@@ -64,7 +64,7 @@ class Classifier:
         self.layer = layer
         self.readout = Readout.of(scores)
         self.layout = layout
-        self.link = "softmax"
+        self.link = "none" if getattr(self.model, "logits_link", None) == "none" else "softmax"  # similarities
         self.num_classes: int | None = None
         self._stages: Stages | None = None
         self._layers: tuple[tuple[str, nn.Module], ...] | None = None

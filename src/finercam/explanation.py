@@ -418,17 +418,18 @@ class Explanation:
         return (self[sample] for sample in range(len(self)))
 
     def __repr__(self) -> str:
+        shown = ".2f" if self.link == "none" else ".0%"
         questions = [
-            f"{c} ({p:.0%}) rather than {' / '.join(ds) or 'nothing'}"
+            f"{c} ({p:{shown}}) rather than {' / '.join(ds) or 'nothing'}"
             for c, p, ds in zip(self.target_names, self._target_probabilities(), self.reference_names, strict=True)
         ]
-        shown = "; ".join(questions[:4]) + ("; …" if len(questions) > 4 else "")
+        listed = "; ".join(questions[:4]) + ("; …" if len(questions) > 4 else "")
         where = ", ".join(self.layers)
         if len(self.layers) > 1:
             where = f"the {self.question.fusion} of {where}"
         views = "" if len(self.seen) < 2 else f", {len(self.seen)} views"
         gammas = self.gamma.tolist()[:4]
-        return literal(f"<Explanation of {len(self)} by {self.method} at {where}, gamma {gammas}{views}: {shown}>")
+        return literal(f"<Explanation of {len(self)} by {self.method} at {where}, gamma {gammas}{views}: {listed}>")
 
     def _target_probabilities(self) -> list[float]:
         return [self.probability(c, sample) for sample, c in enumerate(self.target.tolist())]

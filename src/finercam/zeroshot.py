@@ -78,13 +78,15 @@ class ZeroShotClassifier(nn.Module):
             for texts in texts_of.values():
                 sentences = [template.replace("{}", text) for text in texts for template in templates]
                 tokens = _tokens(tokenize, sentences, model, device)
-                embeddings = _embeddings(encode(**tokens) if isinstance(tokens, Mapping) else encode(tokens), "text")
+                embeddings = embeddings_of(
+                    encode(**tokens) if isinstance(tokens, Mapping) else encode(tokens), "text"
+                )
                 rows.append(F.normalize(F.normalize(embeddings.float(), dim=-1).mean(0), dim=-1))
         self.register_buffer("class_embeddings", torch.stack(rows))
 
     def embed(self, images: Tensor) -> Tensor:
         """The model's embeddings of images, `(N, D)`, not normalised."""
-        return _embeddings(getattr(self.model, self._encode_image)(images), "image")
+        return embeddings_of(getattr(self.model, self._encode_image)(images), "image")
 
     def forward(self, images: Tensor) -> Tensor:
         embedded = F.normalize(self.embed(images).float(), dim=-1)
@@ -123,7 +125,7 @@ def _tokens(tokenize: Callable[..., Any], texts: list[str], model: nn.Module, de
     return torch.as_tensor(tokens).to(device)
 
 
-def _embeddings(output: Any, tower: str) -> Tensor:
+def embeddings_of(output: Any, tower: str) -> Tensor:
     """The embeddings `(N, D)` in the output of a tower."""
     embeddings = getattr(output, "pooler_output", output)
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:

@@ -69,6 +69,11 @@ def explain(
         None,
         help="Folder with a sub-folder of photos for each class: the rival is shown beside, with the places that decide.",
     ),
+    gallery: Path = typer.Option(
+        None,
+        help="Folder with a sub-folder of photos for each name: the classes are these names, and --model, without its "
+        "classifier, says how similar a photo is to each.",
+    ),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
     top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
 ) -> None:
@@ -83,7 +88,7 @@ def explain(
         complain(complaint)
     if not files:
         raise FinerCAMError("there is no picture to explain")
-    loaded = load(model, device, size)
+    loaded = load(model, device, size) if gallery is None else _by_similarity(gallery, model, device, size)
     explainer = FinerCAM(
         loaded.model,
         method,
@@ -100,12 +105,13 @@ def explain(
         groups=groups,
     )
     question = _question(target, against, loaded, explainer, html is not None)
-    usual = None if size is None else load(model, device, None).preprocess
+    usual = None if size is None or gallery is not None else load(model, device, None).preprocess
     job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples, usual)
     job.run(files)
     if job.rows:
-        columns = ["image", "prediction", "probability", "target", "references (similarity)"]
-        print_table(columns, job.rows, right=["probability"])
+        score = "similarity" if gallery is not None else "probability"
+        columns = ["image", "prediction", score, "target", "references (similarity)"]
+        print_table(columns, job.rows, right=[score])
         typer.echo(f"{len(job.rows)} explained: {job.folder.finish()}")
         if html is not None:
             from finercam.report import write_report
@@ -270,7 +276,7 @@ class Job:
 
 def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
     from finercam.names import label
-    from finercam.text import percent
+    from finercam.text import score_text
 
     p, ids = answer.probabilities[0].topk(min(top, answer.logits.shape[1]))
     similarity = answer.similarity[0].tolist()
@@ -281,7 +287,7 @@ def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
     return (
         path.name,
         "\n".join(label(index, answer.class_names) for index in ids.tolist()),
-        "\n".join(map(percent, p.tolist())),
+        "\n".join(score_text(one, answer.link) for one in p.tolist()),
         answer.target_names[0],
         "\n".join(rivals),
     )
@@ -289,18 +295,31 @@ def _row(path: Path, answer: Explanation, top: int) -> tuple[str, ...]:
 
 def load(string: str, device: str, size: int | None) -> LoadedModel:
     """Load a model on a device, with its preprocessing at the given size."""
-    import torch
-
     from finercam.models import load_model
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(string, device)
+    loaded = load_model(string, _device(device))
     if size is None:
         return loaded
     native = loaded.preprocess.mode == "native"
     sized: dict[str, Any] = {"max_side": size} if native else {"size": (size, size)}
     return replace(loaded, preprocess=replace(loaded.preprocess, **sized))
+
+
+def _by_similarity(gallery: Path, model: str, device: str, size: int | None) -> LoadedModel:
+    """The names of a gallery as the classes of a model's image encoder."""
+    from finercam.gallery import Gallery
+    from finercam.models import LoadedModel
+    from finercam.models.backbone import load_backbone
+
+    backbone = load_backbone(model, size=size, device=_device(device))
+    named = Gallery(backbone.model, gallery, backbone.preprocess)
+    return LoadedModel(named.eval(), backbone.preprocess, named.class_names, backbone.name)
+
+
+def _device(device: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _question(
