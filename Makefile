@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo app test quick lint docs bench study fuzz integrations clean
+.PHONY: demo app test quick lint docs bench study fuzz integrations peers clean
 
 demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table here, panels and a page in out/demo
 	$(BIN)/finercam demo --out $(OUT)
@@ -42,6 +42,10 @@ integrations:  ## tests against libraries that are too heavy for CI, in an envir
 	test -x $(VENV)-integrations/bin/uv || ($(PYTHON) -m venv $(VENV)-integrations && $(VENV)-integrations/bin/python -m pip install --quiet uv)
 	$(VENV)-integrations/bin/uv pip install --quiet --python $(VENV)-integrations/bin/python --editable '.[all,test,integrations]'
 	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest -m integration
+
+peers: $(VENV)/.ready-dev  ## the tests of pytorch-grad-cam, from its source package, run against our drop-in (minutes)
+	$(BIN)/python -m pip download grad-cam==1.5.7 --quiet --no-deps --no-binary :all: --dest out/peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peer_suites grad-cam out/peers/grad_cam-1.5.7.tar.gz
 
 clean:
 	rm -rf $(VENV) $(VENV)-integrations out site .pytest_cache .ruff_cache .hypothesis

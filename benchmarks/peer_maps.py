@@ -235,7 +235,10 @@ def faults(package: Any, name: str, of: Subject, images: Tensor, eigen_smooth: b
 
 
 def compared(package: Any, network: str, name: str, eigen_smooth: bool) -> str:
-    """One cell: the largest difference, and without which faults it goes away."""
+    """One cell: the largest difference, and without which faults it goes away.
+
+    The network is built again for each run of the peer, which leaves it changed after an error.
+    """
     of, generator = subject(network), torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, SIZE, SIZE, generator=generator)
     targets = [ours.utils.model_targets.ClassifierOutputTarget(c) for c in CLASSES]
@@ -243,9 +246,9 @@ def compared(package: Any, network: str, name: str, eigen_smooth: bool) -> str:
         mine = maps(ours, name, of, images, targets, eigen_smooth)
     except FinerCAMError as error:
         return f"refused: {str(error).partition(';')[0][:60]}"
-    given = (name, of, images, targets, eigen_smooth)
+    rest = (images, targets, eigen_smooth)
     try:
-        first = float(np.abs(mine - maps(package, *given)).max())
+        first = float(np.abs(mine - maps(package, name, subject(network), *rest)).max())
     except Exception as error:  # the peer may fail in any way
         first = float("nan")
         failed = f"{type(error).__name__} in the peer"
@@ -254,11 +257,12 @@ def compared(package: Any, network: str, name: str, eigen_smooth: bool) -> str:
     cell = failed if first != first else f"{first:.2f}"
     named: list[str] = []
     with contextlib.ExitStack() as stack:
-        for fault, without in faults(package, name, of, images, eigen_smooth):
+        fresh = subject(network)
+        for fault, without in faults(package, name, fresh, images, eigen_smooth):
             stack.enter_context(without())
             named.append(fault)
             try:
-                after = float(np.abs(mine - maps(package, *given)).max())
+                after = float(np.abs(mine - maps(package, name, fresh, *rest)).max())
             except Exception:  # still fails
                 continue
             if after <= CLOSE:
