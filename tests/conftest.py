@@ -23,6 +23,7 @@ EXPECTED_SKIPS = (
     "timm itself rounds a side to 0 px here",
     "the peer sets ablated channels to -1e7",
     "is not installed; make integrations",  # libraries that are too heavy for every run of CI
+    "no onnxruntime-web",  # neither in the cache nor to be had from the npm registry
     "timed out during startup",  # Ray's own processes, on a busy machine
 )
 """Reasons (regular expressions) for which a test may be skipped in CI. With STRICT_SKIPS=1, as `make test` sets it,

@@ -21,6 +21,7 @@ from finercam.commands.export import export
 from finercam.commands.guide import guide
 from finercam.commands.methods import methods
 from finercam.commands.models import models
+from finercam.commands.page import page
 from finercam.commands.probe import probe
 from finercam.commands.report import report
 from finercam.commands.run import run
@@ -95,6 +96,7 @@ _COMMANDS = {
     "export": export,
     "traits": traits,
     "guide": guide,
+    "page": page,
     "app": web_app,
     "demo": demo,
     "models": models,

@@ -55,6 +55,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "finercam guide birds --model fieldguide/cnn --photos 4 --removed 2 --out out/guide",
         "finercam guide birds --model fieldguide/cnn --ray local --workers 2 --out out/guide-ray",
     ),
+    "page": ("finercam page --model fieldguide/cnn --preset fast --runtime package/dist --out out/site",),
     "app": (
         "finercam app",
         "finercam app --model fieldguide/resnet --model out/probe --port 7861",
@@ -65,7 +66,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 }
 """The example lines of each command."""
 
-NOT_RUN = ("timm/", "cub:", "out/cub", "finercam app", "--ray")
+NOT_RUN = ("timm/", "cub:", "out/cub", "finercam app", "--ray", "--runtime")
 """The tests parse command lines that contain one of these, but do not run them."""
 
 

@@ -29,9 +29,9 @@ from finercam.view.drawn import picture as draw_picture
 from finercam.view.shown import require_pictures
 from finercam.view.strength import WEAK
 
-__all__ = ["write_report"]
+__all__ = ["colour_tables", "write_report"]
 
-SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "sheet.js", "live.js")
+SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "sheet.js", "look.js", "live.js")
 
 
 def write_report(
@@ -135,7 +135,13 @@ class _Pages:
             self._check(what, len(self.rows), exact=True)
 
     def index(self, title: str) -> dict[str, Any]:
-        more = {"latin": self.latin, "examples": self.examples, "colours": _colours(), "weak": WEAK, "mute": MUTE}
+        more = {
+            "latin": self.latin,
+            "examples": self.examples,
+            "colours": colour_tables(),
+            "weak": WEAK,
+            "mute": MUTE,
+        }
         return {"title": title, "images": self.rows, **more}
 
     def _page(self, answer: Explanation, apart: Explanation) -> dict[str, Any]:
@@ -205,7 +211,7 @@ def _thumbnail(photo: Image.Image, answer: Explanation) -> Image.Image:
     return draw_picture(np.asarray(small), answer)
 
 
-def _colours() -> dict[str, str]:
+def colour_tables() -> dict[str, str]:
     """256 RGB colours of evidence in [0, 1] and of signed evidence in [-1, 1], and the opacity of each magnitude."""
     unit = np.linspace(0, 1, 256)
     tables = {
