@@ -133,27 +133,26 @@ class BoundQuestion:
         """
         logits = logits.detach().cpu().double()
         target = logits.argmax(dim=1) if self.target is None else self.target
-        own = target.clamp(max=logits.shape[1] - 1)
-        cosine = None if rows is None else strategies.similarity(rows, own.to(rows.device)).cpu()
-        references = self._references(logits, target, cosine, first)
+        references = self._references(logits, target, rows, first)
         return Contrast(target, references.ids, self.gamma, self.question.weights, self.names.groups), references
 
-    def _references(self, logits: Tensor, target: Tensor, cosine: Tensor | None, first: int) -> References:
+    def _references(self, logits: Tensor, target: Tensor, rows: Tensor | None, first: int) -> References:
         question, num_classes = self.question, logits.shape[1]
         if self.against is not None:
-            rows = [[entry for entry in row if entry != NONE] for row in self.against.tolist()]
+            named = [[entry for entry in row if entry != NONE] for row in self.against.tolist()]
             if self.target is None:
-                rows = self.names.apart(target.tolist(), rows, first)
+                named = self.names.apart(target.tolist(), named, first)
             limit = num_classes + len(self.names.groups.members)
-            ids, strategy = strategies.explicit(rows, target, limit, first), "explicit"
+            ids, strategy = strategies.explicit(named, target, limit, first), "explicit"
         elif bool((target >= num_classes).any()):
             ids, strategy = self._rivals_of_groups(logits, target), question.references
         else:
-            ids, strategy = _picked(question, logits, target, cosine), question.references
+            ids, strategy = _picked(question, logits, target, rows), question.references
         similarity = torch.full(ids.shape, torch.nan)
-        if cosine is not None:
+        if rows is not None:
             of_classes = (ids != NONE) & (ids < num_classes) & (target < num_classes)[:, None]
-            near = cosine.gather(1, ids.clamp(min=0, max=num_classes - 1))
+            own, rivals = (some.clamp(min=0, max=num_classes - 1).to(rows.device) for some in (target, ids))
+            near = strategies.similarity_to(rows, own, rivals).cpu()
             similarity = near.masked_fill(~of_classes, torch.nan)
         return References(ids, similarity, strategy)
 
@@ -197,16 +196,16 @@ def checked_gammas(gamma: Any, count: int | None = None) -> Tensor:
     return strength.expand(count)
 
 
-def _picked(question: Question, logits: Tensor, target: Tensor, cosine: Tensor | None) -> Tensor:
+def _picked(question: Question, logits: Tensor, target: Tensor, rows: Tensor | None) -> Tensor:
     """The rival classes `(N, T)` that the question's strategy picks."""
     count, num_classes = question.num_references, logits.shape[1]
     if question.references == "similar":
-        if cosine is None:
+        if rows is None:
             raise FinerCAMError(
                 f"references='similar' compares rows of a linear head, and none with {num_classes} rows was "
                 "found; use references='predicted', or name the classes with against="
             )
-        return strategies.highest(cosine, target, count)
+        return strategies.highest(strategies.similarity(rows, target.to(rows.device)).cpu(), target, count)
     if question.references == "predicted":
         return strategies.predicted(logits, target, count)
     if question.references == "nearest":

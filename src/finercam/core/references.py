@@ -23,6 +23,7 @@ __all__ = [
     "predicted",
     "similar",
     "similarity",
+    "similarity_to",
 ]
 
 NONE = -1
@@ -138,6 +139,15 @@ def similarity(weight: Tensor, target: Tensor) -> Tensor:
     # The head is the largest tensor here, so it is read once and no scaled copy is made.
     length = torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
     return rows[target] @ rows.T / (length[target, None] * length)
+
+
+def similarity_to(weight: Tensor, target: Tensor, ids: Tensor) -> Tensor:
+    """Cosine of the target's row of the head `(K, D)` with the rows `ids (N, T)`, in [-1, 1]: `(N, T)`."""
+    if ids.numel() > len(weight):
+        return similarity(weight, target).gather(1, ids)
+    own, others = weight.detach()[target].float(), weight.detach()[ids].float()
+    length = torch.linalg.vector_norm(others, dim=2) * torch.linalg.vector_norm(own, dim=1)[:, None]
+    return torch.einsum("nd,ntd->nt", own, others) / length.clamp(min=1e-24)
 
 
 def highest(scores: Tensor, target: Tensor, count: int) -> Tensor:

@@ -95,7 +95,11 @@ class Source:
         """For each layer the gradients of M directions `(N, M, K)`: `(N, M, C, h, w)`."""
         if self.averaged is not None:
             (activation,) = self.activations
-            alpha = directions.to(self.averaged) @ self.averaged / activation[0, 0].numel()
+            asked = (
+                directions.any(dim=(0, 1)).nonzero().flatten()
+            )  # of a large head only the rows that count are read
+            alpha = directions[..., asked].to(self.averaged) @ self.averaged[asked.to(self.averaged.device)]
+            alpha = alpha / activation[0, 0].numel()
             return (aligned(alpha, activation[None]).expand(-1, -1, -1, *activation.shape[2:]),)
         raw = self.run.gradients(directions)
         found = [self.to_maps(gradient) for gradient in raw]
