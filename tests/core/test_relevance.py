@@ -237,6 +237,55 @@ def test_normalisation_rules_are_those_of_the_layers():
         )  # linear, once the factors are fixed
 
 
+def _gradients(function, leaves, gradient) -> list[Tensor | None]:
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    return list(torch.autograd.grad(function(*leaves), leaves, gradient, allow_unused=True))
+
+
+@pytest.mark.parametrize("kept", ["all", "columns", "rows", "nothing"])
+def test_gradients_written_by_hand_are_those_of_autograd(kept):
+    random = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    def masked(gradient: Tensor, columns: int) -> Tensor:
+        """Zero but for what `kept` names of the last two axes."""
+        mask = torch.zeros_like(gradient)
+        mask[{"all": ..., "columns": (..., slice(columns, None)), "rows": (..., [1], slice(None))}.get(kept, [])] = 1
+        return gradient * mask
+
+    weight, bias, kernel = noise(9, 6), noise(9), noise(4, 3, 2, 4)
+    x, images, gradient = noise(2, 7, 6), noise(2, 3, 8, 8), masked(noise(2, 7, 9), 6)
+    query, key, value = noise(3, 2, 2, 7, 5)
+    cases = [
+        (lambda x: F.linear(x, weight, bias), [x], gradient),
+        (lambda images: F.conv2d(images, kernel, stride=(2, 4), padding=(0, 0), dilation=(1, 1)), [images], None),
+    ]
+    for function, leaves, of in cases:
+        of = masked(noise(2, 4, 4, 2), 1) if of is None else of
+        expected = _gradients(function, leaves, of)
+        with RelevanceRules():
+            torch.testing.assert_close(_gradients(function, leaves, of), expected)
+    of = masked(noise(2, 2, 7, 5), 3)
+    for scale in (None, 0.3):
+        (expected,) = _gradients(lambda v: F.scaled_dot_product_attention(query, key, v, scale=scale), [value], of)  # noqa: B023
+        with RelevanceRules():
+            _, _, found = _gradients(
+                lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=scale),  # noqa: B023
+                [query, key, value],
+                of,
+            )
+        torch.testing.assert_close(found, expected)
+
+
+def test_parameters_that_are_trained_keep_their_gradients():
+    layer, x = nn.Linear(6, 4), torch.ones(2, 6, requires_grad=True)
+    with RelevanceRules():
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None and bool(layer.weight.grad.any())
+
+
 def test_pixels_are_weighted_by_their_difference_from_a_blurred_image(pictures):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3, bias=False)).double()
     images = pictures(1, size=32).double()

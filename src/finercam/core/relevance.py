@@ -51,7 +51,69 @@ def _has_graph(args: Any) -> bool:
 
 def _attention(function: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Only the values carry relevance; queries and keys are constant."""
-    return function(query.detach(), key.detach(), value, *args, **kwargs)
+    query, key, scale = query.detach(), key.detach(), kwargs.get("scale")
+    plain = not args and not any(option for name, option in kwargs.items() if name != "scale" and option is not None)
+    plain = plain and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    if plain and function is F.scaled_dot_product_attention and _by_hand(value):
+        return _Attention.apply(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
+    return function(query, key, value, *args, **kwargs)
+
+
+def _by_hand(x: Tensor, *constants: Tensor | None) -> bool:
+    """Whether the gradients written here are right, which leave out constants, and faster, which they are on processors."""
+    return x.requires_grad and x.device.type == "cpu" and not any(c is not None and c.requires_grad for c in constants)
+
+
+class _Attention(torch.autograd.Function):
+    """Attention whose gradient computes the weights again, only for those queries that carry a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(query, key)
+        ctx.scale = scale
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query, key = ctx.saved_tensors
+        used = gradient.abs().amax(-1).flatten(0, -2).amax(0).nonzero().flatten()
+        if 2 * len(used) < query.shape[-2]:
+            query, gradient = query[..., used, :], gradient[..., used, :]
+        weights = ((query * ctx.scale) @ key.mT).softmax(-1)
+        return None, None, weights.mT @ gradient, None
+
+
+def _patches(
+    function: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    window = tuple(weight.shape[2:])
+    tiles = (stride, padding, dilation, groups) == (window, (0, 0), (1, 1), 1) and window != (1, 1) and x.ndim == 4
+    if tiles and _by_hand(x, weight, bias) and not any(map(int.__mod__, x.shape[2:], window)):
+        return _Patches.apply(x, weight, bias)
+    return function(x, weight, bias, stride, padding, dilation, groups)
+
+
+class _Patches(torch.autograd.Function):
+    """The embedding of patches, a convolution whose windows tile the image: its gradient is one matrix product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape = x.shape
+        return F.conv2d(x, weight, bias, stride=tuple(weight.shape[2:]))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        tiles = torch.einsum("nkhw,kcij->nchiwj", gradient, weight.to(gradient.dtype))
+        return tiles.reshape(ctx.shape), None, None
 
 
 def _constant(function: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -64,10 +126,56 @@ def _weights(function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return weights.detach() if x.ndim >= 3 else weights
 
 
+def _linear(function: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    usual = x.ndim < 2 or weight.ndim != 2 or not _by_hand(x, weight, bias)
+    return function(x, weight, bias) if usual else _Linear.apply(x, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer whose gradient leaves out what is zero, since the rules leave much at zero.
+
+    Queries and keys carry no gradient, and after the last attention only the tokens that the head reads do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        size = rows.abs()
+        used = size.amax(0).nonzero().flatten()
+        first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        rows, weight = rows[:, first:end], weight[first:end].to(gradient.dtype)
+        tokens = size.amax(1).nonzero().flatten()
+        if 2 * len(tokens) > len(rows):
+            found = rows @ weight
+        else:
+            found = rows.new_zeros(len(rows), weight.shape[1]).index_copy_(0, tokens, rows[tokens] @ weight)
+        return found.unflatten(0, gradient.shape[:-1]), None, None
+
+
 def _gelu(function: Any, x: Tensor, approximate: str = "none") -> Tensor:
-    """`x · gate(x)` with the gate constant."""
-    constant = x.detach()
-    return x * (function(constant, approximate=approximate) / constant).nan_to_num_(0.5)  # the gate is 1/2 at 0
+    return _Gelu.apply(x, function, approximate)
+
+
+class _Gelu(torch.autograd.Function):
+    """`x · gate(x)` with the gate constant; the gate is computed when it is needed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Any, approximate: str) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.function, ctx.approximate = function, approximate
+        return function(x, approximate=approximate)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        gate = ctx.function(x, approximate=ctx.approximate).div_(x).nan_to_num_(0.5)  # the gate is 1/2 at 0
+        return gate.mul_(gradient), None, None
 
 
 def _silu(function: Any, x: Tensor, inplace: bool = False) -> Tensor:
@@ -132,6 +240,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _attention,
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _weights),
+    F.linear: _linear,
+    F.conv2d: _patches,
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
