@@ -120,6 +120,10 @@ class Classifier:
         self.num_classes = source.logits.shape[1]
         return self._with_averaging_head(source)
 
+    def look_for(self, layer: LayerSpec | Sequence[LayerSpec] | None) -> None:
+        """Target other layers from now on."""
+        self.layer, self._layers = layer, None
+
     def stages(self, images: Tensor) -> Stages:
         """One target layer of each resolution of the model; the first call runs it on one of the images."""
         if self._stages is None:

@@ -18,7 +18,7 @@ from finercam.core.evidence import Evidence, Keep, checked_keep, directions
 from finercam.core.grid import Layout
 from finercam.core.layers import LayerSpec
 from finercam.core.logits import Scores
-from finercam.core.presets import Recipe, checked_preset
+from finercam.core.presets import LAST_TOKENS, Recipe, checked_preset
 from finercam.core.references import References
 from finercam.core.split import checked_backend
 from finercam.core.stages import stage_count
@@ -307,7 +307,7 @@ class FinerCAM:
             raise FinerCAMError(
                 f"{len(self.question.gamma)} values of gamma; give one here, or one an image in a call"
             )
-        self.classifier.layer = recipe.layer
+        self.classifier.look_for(recipe.layer)
         self.views = views(recipe.smooth)
         self.keep = None if recipe.keep is None else checked_keep(recipe.keep)
 
@@ -316,7 +316,19 @@ class FinerCAM:
         if not self._recipe_chosen:
             if self.classifier.stages(images).tokens:
                 self._use(self.preset.tokens)
+                self._check_recipe(images)
             self._recipe_chosen = True
+
+    def _check_recipe(self, images: Tensor) -> None:
+        """Use the last layer if the preset's relevance fails on this model, as where a part runs without a graph."""
+        if not self.question.method.relevance or {"method", "layer"} & set(self._given):
+            return
+        try:
+            source = self.classifier.capture(images[:1], [0], relevance=True)
+            source.gradients(torch.eye(source.logits.shape[1], dtype=torch.float64)[None, :1])
+        except FinerCAMError as error:
+            warnings.warn(f"the preset's relevance is replaced by HiResCAM of the last layer: {error}", stacklevel=5)
+            self._use(LAST_TOKENS)
 
     def _with_usable_fusion(self, question: Question, count: int) -> Question:
         """The question; a fusion that was meant for several stages is none where a model has one."""

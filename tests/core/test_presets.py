@@ -134,7 +134,34 @@ def test_a_model_of_one_size_has_no_larger_view(toys, images):
 
 def test_tokens_of_one_grid_have_their_own_recipe(toys, images):
     answer = FinerCAM(toys.vit())(images[:, :, :16, :16])
-    assert len(answer.layers) == 1 and answer.question.fusion == "mean"
+    assert (answer.method, answer.question.fusion) == ("relevance", "product")
+    assert answer.layers[:2] == ("input", "embed")
+    answer = FinerCAM(toys.vit(), preset="fast")(images[:, :, :16, :16])
+    assert (answer.method, len(answer.layers), answer.question.fusion) == ("hirescam", 1, "mean")
+
+
+class FrozenStem(nn.Module):
+    """A ViT whose patches are embedded without a graph, so that nothing is known of the pixels' share."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+        embed, vit.embed = vit.embed, nn.Identity()
+        self.embed = embed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = self.embed(x)
+        return self.vit(x)
+
+
+def test_where_relevance_is_impossible_the_last_layer_is_used_and_said(toys, images):
+    model, images = FrozenStem(toys.vit()), images[:, :, :16, :16]
+    with pytest.warns(UserWarning, match="relevance is replaced by HiResCAM of the last layer: layer 'input'"):
+        answer = FinerCAM(model)(images, target=1, against=[2])
+    expected = FinerCAM(model, "hirescam", gamma=1.0)(images, target=1, against=[2])
+    assert (answer.method, answer.layers) == ("hirescam", expected.layers)
+    torch.testing.assert_close(answer.signed, expected.signed)
 
 
 def test_a_fusion_of_one_layer_is_refused(model, images):

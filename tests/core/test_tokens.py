@@ -22,8 +22,10 @@ def layers_of(model, size: int = 32) -> tuple[str, ...] | None:
 def test_layers_of_timm():
     timm = pytest.importorskip("timm")
     small = {"embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 7, "img_size": 32, "patch_size": 8}
-    names = ("input", "patch_embed.proj", "blocks.2.norm1")
+    names = ("input", "patch_embed.proj", "blocks.1", "blocks.2.norm1")
     assert layers_of(timm.create_model("vit_tiny_patch16_224", **small)) == names
+    deep = timm.create_model("vit_tiny_patch16_224", **{**small, "depth": 12})
+    assert layers_of(deep) == ("input", "patch_embed.proj", "blocks.7", "blocks.11.norm1")
     averaged = timm.create_model("vit_tiny_patch16_224", **small, global_pool="avg", class_token=False)
     assert layers_of(averaged) == names[:2]
     assert layers_of(timm.create_model("vit_base_patch16_siglip_224", **small)) == names[:2]
@@ -38,7 +40,7 @@ def test_layers_of_other_libraries():
     clip = pytest.importorskip("open_clip.transformer")
     config = transformers.Dinov2Config(**SIZES, image_size=32, patch_size=8, num_labels=5)
     found = layers_of(transformers.Dinov2ForImageClassification(config))
-    assert found[0] == "input" and found[1].endswith("patch_embeddings.projection") and found[2].endswith("norm1")
+    assert found[0] == "input" and found[1].endswith("patch_embeddings.projection") and found[-1].endswith("norm1")
     found = layers_of(vision.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5))
     assert found == ("input", "conv_proj", "encoder.layers.encoder_layer_1.ln_1")
     tower = nn.Sequential(clip.VisionTransformer(32, 8, 24, 2, 2, 2.0, output_dim=12), nn.Linear(12, 5))

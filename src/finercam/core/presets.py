@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finercam.core.evidence import Keep
 from finercam.errors import FinerCAMError, suggest
 
-__all__ = ["PRESETS", "Preset", "Recipe", "checked_preset"]
+__all__ = ["LAST_TOKENS", "PRESETS", "Preset", "Recipe", "checked_preset"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,17 @@ class Preset:
 
 
 _STAGES = Recipe("finecam", "stages", "product", keep="question")
+_TOKENS = Recipe("relevance", "tokens", "product", keep="question")
+LAST_TOKENS = Recipe("hirescam")
+"""What tokens get where a model cannot be differentiated down to its pixels."""
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset("one layer, at the price of a prediction", Recipe(), Recipe("hirescam")),
-    "fine": Preset("the product of three stages, at most two predictions", _STAGES, Recipe("hirescam")),
+    "fast": Preset("one layer, at the price of a prediction", Recipe(), LAST_TOKENS),
+    "fine": Preset("several layers, at most two predictions", _STAGES, _TOKENS),
     "finest": Preset(
         "more layers, and a second view of the image; at most seven predictions",
         Recipe("finecam", "stages:4", "product", ("larger",), keep="question"),
-        Recipe("relevance", "tokens", "product", ("flip",), keep="question"),
+        replace(_TOKENS, smooth=("flip",)),
     ),
     "measured": Preset("Grad-CAM at the last layer against the likeliest rival", gamma=0.6),
     "paper": Preset("Finer-CAM's three similar classes", gamma=0.6, references="similar", num_references=3),

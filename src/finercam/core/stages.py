@@ -16,7 +16,7 @@ from finercam.core.grid import Layout, find_layout, tensors_of
 from finercam.core.layers import is_no_op
 from finercam.errors import FinerCAMError
 
-__all__ = ["Stages", "find_stages", "stage_count"]
+__all__ = ["Output", "Stages", "cuts", "find_stages", "outputs_of", "stage_count"]
 
 USUAL_COUNT = 3
 """Stages that `layer="stages"` takes: chosen by measurement, see docs/fine.md."""
@@ -25,7 +25,7 @@ NamedLayer = tuple[str, nn.Module]
 
 
 @dataclass(frozen=True)
-class _Output:
+class Output:
     """What one module gave: its node in the graph, and how it is read as feature maps."""
 
     name: str
@@ -90,22 +90,22 @@ def find_stages(model: nn.Module, last: NamedLayer, images: Tensor) -> Stages:
     ['1', '3']
     """
     try:
-        outputs, logits = _run(model, images)
+        outputs, logits = outputs_of(model, images)
     except RuntimeError:  # such as weights made in inference mode; whatever else is wrong, the capture will say
         return Stages((last,))
     at_last = next((output for output in outputs if output.module is last[1]), None)
     if logits is None or logits.grad_fn is None or at_last is None:
         return Stages((last,))
-    cuts = _cuts(logits.grad_fn)
+    passed = cuts(logits.grad_fn)
     before = outputs[: outputs.index(at_last)]
-    finer = [output for output in before if output.node in cuts and output.cells > at_last.cells]
+    finer = [output for output in before if output.node in passed and output.cells > at_last.cells]
     grids = sorted({output.layout.grid for output in finer}, key=math.prod, reverse=True)
     chosen = [_best([output for output in finer if output.layout.grid == grid]) for grid in grids]
     layers = (*((output.name, output.module) for output in chosen), last)
     return Stages(layers, tokens=len(layers) == 1 and at_last.layout.kind.startswith("tokens"))
 
 
-def _best(outputs: Sequence[_Output]) -> _Output:
+def _best(outputs: Sequence[Output]) -> Output:
     activated = [output for output in outputs if output.is_activated]
     if not activated:
         return outputs[-1]
@@ -113,7 +113,7 @@ def _best(outputs: Sequence[_Output]) -> _Output:
     return [output for output in activated if output.channels == most][-1]
 
 
-def _run(model: nn.Module, images: Tensor) -> tuple[list[_Output], Tensor | None]:
+def outputs_of(model: nn.Module, images: Tensor) -> tuple[list[Output], Tensor | None]:
     """Outputs of the modules that ran once, as feature maps, in the order they ended; and the logits."""
     calls: dict[int, int] = {}
     seen: list[tuple[str, nn.Module, Tensor, Any]] = []  # the tensors stay alive, and their nodes with them
@@ -144,7 +144,7 @@ def _run(model: nn.Module, images: Tensor) -> tuple[list[_Output], Tensor | None
         except FinerCAMError:
             continue
         if max(layout.grid) > 1:
-            outputs.append(_Output(name, module, node, layout, layout.to_maps(output).shape[1]))
+            outputs.append(Output(name, module, node, layout, layout.to_maps(output).shape[1]))
     return outputs, logits
 
 
@@ -154,7 +154,7 @@ def _maps_of(output: Any) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor) and value.ndim >= 3), None)
 
 
-def _cuts(root: Any) -> set[Any]:
+def cuts(root: Any) -> set[Any]:
     """Nodes of the graph that every path from `root` to the image passes.
 
     Walked in topological order; a node is a cut where nothing else is open when its turn comes.
@@ -169,11 +169,11 @@ def _cuts(root: Any) -> set[Any]:
                 if parent not in known:
                     known.add(parent)
                     stack.append(parent)
-    cuts, ready, is_open = set(), [root], {root}
+    found, ready, is_open = set(), [root], {root}
     while ready:
         node = ready.pop()
         if len(is_open) == 1:
-            cuts.add(node)
+            found.add(node)
         is_open.discard(node)
         for parent, _ in node.next_functions:
             if parent is not None:
@@ -181,4 +181,4 @@ def _cuts(root: Any) -> set[Any]:
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
                     ready.append(parent)
-    return cuts
+    return found
