@@ -219,10 +219,14 @@ def test_normalisation_rules_are_those_of_the_layers():
     x = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for function in (
         lambda x: F.layer_norm(x, (5,)),
+        lambda x: F.layer_norm(input=x, normalized_shape=(5,), eps=1e-6),
         lambda x: F.rms_norm(x, (5,), eps=1e-6),
-        lambda x: F.group_norm(x, 3),
+        lambda x: F.rms_norm(x, normalized_shape=(5,), eps=1e-6),
+        lambda x: F.group_norm(x, num_groups=3),
         lambda x: F.normalize(x, dim=1),
         lambda x: F.gelu(x),
+        lambda x: F.gelu(input=x),
+        lambda x: F.linear(input=x, weight=torch.ones(5, 5, dtype=x.dtype)),
         lambda x: F.gelu(x, approximate="tanh"),
         lambda x: F.silu(x),
         lambda x: x / x.norm(dim=-1, keepdim=True),

@@ -42,9 +42,9 @@ def test_layers_of_other_libraries():
     found = layers_of(transformers.Dinov2ForImageClassification(config))
     assert found[0] == "input" and found[1].endswith("patch_embeddings.projection") and found[-1].endswith("norm1")
     found = layers_of(vision.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5))
-    assert found == ("input", "conv_proj", "encoder.layers.encoder_layer_1.ln_1")
+    assert found == ("input", "conv_proj", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.ln_1")
     tower = nn.Sequential(clip.VisionTransformer(32, 8, 24, 2, 2, 2.0, output_dim=12), nn.Linear(12, 5))
-    assert layers_of(tower) == ("input", "0.conv1", "0.transformer.resblocks.1.ln_1")
+    assert layers_of(tower) == ("input", "0.conv1", "0.transformer.resblocks.0", "0.transformer.resblocks.1.ln_1")
 
 
 def test_layers_of_the_built_in_model():

@@ -38,15 +38,17 @@ class RelevanceRules(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        rule = _RULES.get(function)
+        rule, kwargs = _RULES.get(function), dict(kwargs or {})
         # Without a graph the rules change nothing, and the model's own kernels are faster.
-        if rule is None or not torch.is_grad_enabled() or not _has_graph(args):
-            return function(*args, **(kwargs or {}))
-        return rule(function, *args, **(kwargs or {}))
+        if rule is None or not torch.is_grad_enabled() or not _has_graph((*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        # Rules take the names that PyTorch gives its arguments, but for the first one.
+        first = () if args else tuple(kwargs.pop(name) for name in ("input", "self") if name in kwargs)
+        return rule(function, *first, *args, **kwargs)
 
 
-def _has_graph(args: Any) -> bool:
-    return any(isinstance(x, Tensor) and x.requires_grad for x in args)
+def _has_graph(values: Any) -> bool:
+    return any(isinstance(x, Tensor) and x.requires_grad for x in values)
 
 
 def _attention(function: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -183,9 +185,15 @@ def _silu(function: Any, x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _layer_norm(
-    function: Any, x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    function: Any,
+    x: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Tensor:
-    return _LayerNorm.apply(x, tuple(shape), weight, bias, eps)
+    return _LayerNorm.apply(x, tuple(normalized_shape), weight, bias, eps)
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -206,17 +214,19 @@ class _LayerNorm(torch.autograd.Function):
         return gradient * scale.to(gradient.dtype), None, None, None, None
 
 
-def _rms_norm(function: Any, x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def _rms_norm(
+    function: Any, x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
     wide = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-    mean = wide.square().mean(tuple(range(-len(shape), 0)), keepdim=True)
+    mean = wide.square().mean(tuple(range(-len(normalized_shape), 0)), keepdim=True)
     scale = (mean + (torch.finfo(wide.dtype).eps if eps is None else eps)).rsqrt().to(x.dtype)
     return _affine(x * scale, weight, None)
 
 
 def _group_norm(
-    function: Any, x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    function: Any, x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    grouped = x.unflatten(1, (groups, -1)).flatten(2)
+    grouped = x.unflatten(1, (num_groups, -1)).flatten(2)
     wide = grouped.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else grouped.detach()
     scale = (wide.var(2, unbiased=False, keepdim=True) + eps).rsqrt().to(x.dtype)
     centred = ((grouped - grouped.mean(2, keepdim=True)) * scale).view_as(x)

@@ -16,8 +16,8 @@ NamedLayer = tuple[str, nn.Module]
 
 
 def find_token_layers(model: nn.Module, last: NamedLayer, images: Tensor) -> tuple[NamedLayer, ...]:
-    """The pixels, the embedding of the patches and, where the tokens have a CLS or register token, the tokens three
-    quarters through the model and `last`.
+    """The pixels, the embedding of the patches and, where the tokens have a CLS or register token, the tokens two
+    thirds through the model and `last`.
 
     `last` is the target layer, the normalisation before the last attention: with a CLS token it says which patches the
     class is read from, while patches that are averaged carry their surroundings by then. The embedding is the first
@@ -36,5 +36,5 @@ def find_token_layers(model: nn.Module, last: NamedLayer, images: Tensor) -> tup
         return ((INPUT, model), *embedding)
     passed = cuts(logits.grad_fn)
     stream = {output.node: (output.name, output.module) for output in patches[1:] if output.node in passed}
-    middle = list(stream.values())[len(stream) * 3 // 4 :][:1]
+    middle = list(stream.values())[len(stream) * 2 // 3 :][:1]
     return ((INPUT, model), *embedding, *middle, last)
