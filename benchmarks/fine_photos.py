@@ -1,4 +1,4 @@
-"""The presets on real photographs: CUB of ../shared/data and the bird model of benchmarks/birds.py."""
+"""The presets on real photographs: CUB of ../shared/data with the bird model of benchmarks/birds.py and the ViT-Tiny."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from benchmarks.birds import FOLDER, network, preprocess
 from benchmarks.fine import ROWS, signed_maps, with_interval
 from torch import Tensor
 
-from finercam import FinerCAM, metrics
+from finercam import FinerCAM, load_model, metrics
 from finercam.data.cub import CUB
 from finercam.evaluation.truth import Truth, read_notes, read_truth
+from finercam.images import Preprocess
 
 PHOTOS = FOLDER.parent / "cub-dev" / "CUB_200_2011"
 SIZE = 224
 
 
 def photos() -> None:
-    """Tables with the most similar species named, and with the rival that each preset picks by itself."""
-    data, model, prepare = CUB(PHOTOS, "all"), network(), preprocess(SIZE)
-    birds = [_key(name.partition("(")[2] or name) for name in (FOLDER / "labels.txt").read_text("utf-8").splitlines()]
+    """Tables of the bird model: the most similar species named, and the rival that each preset picks by itself."""
+    names = (FOLDER / "labels.txt").read_text("utf-8").splitlines()
+    _tables(network(), preprocess(SIZE), names, ("the most alike species named", "the rival predicted"))
+
+
+def tokens() -> None:
+    """Tables of the ViT-Tiny, with the likeliest namesake and the most similar species named."""
+    loaded = load_model(str(PHOTOS.parent / "vit-tiny-cub20"))
+    named = ("the likeliest namesake named", "the most alike species named")
+    _tables(loaded.model, loaded.preprocess, list(loaded.class_names or ()), named)
+
+
+def _tables(model: torch.nn.Module, prepare: Preprocess, names: list[str], titles: tuple[str, ...]) -> None:
+    data = CUB(PHOTOS, "all")
+    birds = [_key(name.partition("(")[2] or name) for name in names]
     of_model = {species: birds.index(_key(name)) for species, name in enumerate(data.classes) if _key(name) in birds}
     kept = [index for index in range(len(data)) if data[index].label in of_model]
     opened = [data[index].open() for index in kept]
@@ -31,17 +44,21 @@ def photos() -> None:
     with torch.no_grad():
         logits = torch.cat([model(batch) for batch in images.split(16)])
     species = {c: s for s, c in of_model.items()}
-    named = [_nearest(data, data[index].label, list(of_model)) for index in kept]
+    alike = [_nearest(data, data[index].label, list(of_model)) for index in kept]
     likely = logits.scatter(1, target[:, None], -torch.inf).argmax(1)
-    picked = [species.get(int(c), named[at]) for at, c in enumerate(likely)]
-    for title, rivals, asked in (
-        ("the most alike species named", named, torch.tensor([of_model[s] for s in named])),
-        ("the rival predicted", picked, None),
-    ):
+    predicted = [species.get(int(c), alike[at]) for at, c in enumerate(likely)]
+    namesakes = []
+    for at, index in enumerate(kept):
+        same = [s for s in data.siblings(data[index].label) if s in of_model]
+        namesakes.append(max(same, key=lambda s: float(logits[at, of_model[s]])) if same else predicted[at])
+    for title in titles:
+        rivals = alike if "alike" in title else namesakes if "namesake" in title else predicted
+        of_rivals = torch.tensor([of_model[s] for s in rivals])
+        asked = None if "predicted" in title else of_rivals
         pairs = [(data[index].label, rival) for index, rival in zip(kept, rivals, strict=True)]
         truth = read_truth(data, notes, sizes, pairs, prepare, (SIZE, SIZE), ("localisation", "parts"))
         known = torch.tensor([asked is not None or int(c) in species for c in likely])
-        _table(title, model, images, target, asked, truth, torch.tensor([of_model[s] for s in rivals]), known)
+        _table(title, model, images, target, asked, truth, of_rivals, known)
 
 
 def _table(

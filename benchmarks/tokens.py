@@ -1,6 +1,7 @@
-"""What relevance gains on a vision transformer, and costs: `python -m benchmarks.tokens gain|cost`; docs/tokens.md.
+"""What relevance gains on a vision transformer, and costs: `python -m benchmarks.tokens gain|photos|cost`; docs/tokens.md.
 
-`gain` measures on pictures of the Fieldguide that nothing was chosen on; `cost` times it beside a forward pass.
+`gain` measures on pictures of the Fieldguide that nothing was chosen on; `photos` on the CUB photographs and the ViT-Tiny of
+../shared/data; `cost` times it beside a forward pass.
 """
 
 from __future__ import annotations
@@ -66,11 +67,16 @@ def cost(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["gain", "cost"])
+    parser.add_argument("what", choices=["gain", "photos", "cost"])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
+    if options.what == "photos":
+        from benchmarks.fine_photos import tokens
+
+        tokens()
+        return
     gain(options.count, options.seed) if options.what == "gain" else cost(options.rounds)
 
 

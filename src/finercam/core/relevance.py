@@ -63,7 +63,9 @@ def _attention(function: Any, query: Tensor, key: Tensor, value: Tensor, *args: 
 
 def _by_hand(x: Tensor, *constants: Tensor | None) -> bool:
     """Whether the gradients written here are right, which leave out constants, and faster, which they are on processors."""
-    return x.requires_grad and x.device.type == "cpu" and not any(c is not None and c.requires_grad for c in constants)
+    return (
+        x.requires_grad and x.device.type == "cpu" and not any(c is not None and c.requires_grad for c in constants)
+    )
 
 
 class _Attention(torch.autograd.Function):
@@ -224,7 +226,12 @@ def _rms_norm(
 
 
 def _group_norm(
-    function: Any, x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    function: Any,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     grouped = x.unflatten(1, (num_groups, -1)).flatten(2)
     wide = grouped.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else grouped.detach()
