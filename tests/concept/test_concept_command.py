@@ -56,6 +56,16 @@ def test_the_audit_lists_the_traits_of_a_pair() -> None:
             "no such model",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            ["x.png", "--text", "red crest", "--out", "o", "--model", "open_clip/ViT-B-32"],
+            "ViT-B-32 has the weights openai, ",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["x.png", "--text", "red crest", "--out", "o", "--model", "open_clip/convnext_tiny/x"],
+            "convnext_tiny has no published weights; use ?pretrained=false",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_missing_is_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
@@ -66,3 +76,14 @@ def test_what_is_missing_is_one_line(arguments: list[str], says: str, tmp_path: 
     assert done.exit_code == 2
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_an_open_clip_string_is_explained(tmp_path: Path) -> None:
+    """Random weights: what counts is that the string, with its options, reaches the model and its tokenizer."""
+    Fieldguide(1, 3).image(0).save(tmp_path / "bird.png")
+    model = "open_clip/ViT-S-32-alt?pretrained=false&image_size=64"
+    done = run(tmp_path / "bird.png", "--text", "red crest", "--out", tmp_path / "out", "--model", model)
+    assert done.exit_code == 0, done.output
+    (one,) = json.loads((tmp_path / "out" / "explanations.json").read_text())["explanations"]
+    assert one["target"]["name"] == "red crest" and one["references"][0]["name"] == "bird"

@@ -134,6 +134,7 @@ def test_a_layer_that_does_not_reach_the_logits_is_refused(toys, pictures):
         ({"scores": 3}, "scores=3: expected a function"),
         ({"references": "confused", "confusion": "x"}, "confusion: expected a (K, K) matrix"),
         ({"references": "confused", "confusion": torch.zeros(3)}, "confusion has shape (3,)"),
+        ({"layer": "features", "fusion": "product"}, "joins the maps of several layers, and there is one"),
         ({"keep_images": np.array([])}, "keep_images=array([], dtype=float64): expected True or False"),
         ({"gamma": torch.tensor([1.0, 2.0]).to_sparse()}, "2 values of gamma"),
     ],
