@@ -1,5 +1,8 @@
 """A photo beside one of its rival class: which photo is chosen, what is asked of it, and what is matched."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +144,18 @@ def test_the_figure_shows_both_photos_with_their_numbers(answer):
     written = " ".join(text.get_text() for text in one.plot().texts)
     for expected in ("Why wren", "For wren", "For robin", "A photo of robin", "1: 100%"):
         assert expected in written
+
+
+def test_the_page_shows_both_photos_and_what_the_numbers_mean(answer, tmp_path):
+    from finercam.report import write_report
+
+    page = write_report(answer.beside(spot(1, 2, 3)[None]), tmp_path / "page.html")
+    text = page.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="page-0">(.*?)</script>', text, re.DOTALL)
+    beside = json.loads(data)["beside"]
+    assert beside["rival"] == "robin" and beside["lines"][0].startswith("1: 100% of the evidence for wren here")
+    assert all(beside[side].startswith("data:image/jpeg") for side in ("here", "there"))
+    assert (
+        '"beside"'
+        not in write_report(answer, tmp_path / "b.html").read_text().split('id="page-0"')[1].split("</script>")[0]
+    )

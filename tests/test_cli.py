@@ -79,7 +79,9 @@ class TestExplain:
         result = run(*asked)
         assert result.exit_code == 0, (result.output, result.exception)
         panels = [Image.open(tmp_path / name / "b.png") for name in ("without", "with")]
-        assert panels[1].width > panels[0].width and page.read_text().count("data:image/") == 3
+        assert panels[1].width > panels[0].width and page.read_text().count("data:image/") == 5
+        entry = index(tmp_path / "with")[0]
+        assert (tmp_path / "with" / entry["files"]["beside"]).exists() and entry["beside"]["rival"] == rival["name"]
         assert (9, 200, 9) in {color for _, color in panels[1].convert("RGB").getcolors(1 << 24)}
         refused = run(*asked[:-4], "--examples", tmp_path / "nowhere")
         assert refused.exit_code == 2 and "nowhere" in refused.stderr

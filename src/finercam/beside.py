@@ -58,12 +58,11 @@ class Beside:
         """One line for each number and letter of the figure, for people."""
         here, there = (common(one.target_names[0]) for one in (self.answer, self.rival))
         pairs = [
-            f"{n}: {one.region.share:.0%} of the evidence for {here} here; it corresponds to a place with {one.evidence:.0%} "
-            f"of the strongest evidence for {there} there"
+            f"{n}: {one.region.share:.0%} of the evidence for {here} here; its match has {one.evidence:.0%} of the peak for {there}"
             for n, one in enumerate(self.matches, 1)
         ]
         lacking = [
-            f"{chr(65 + n)}: {one.share:.0%} of the evidence for {there} there, and not matched here: what this one lacks"
+            f"{chr(65 + n)}: {one.share:.0%} of the evidence for {there} there, without a match here: what this one lacks"
             for n, one in enumerate(self.lacks)
         ]
         return pairs + lacking

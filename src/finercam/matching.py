@@ -20,6 +20,8 @@ SADDLE = 0.7
 """Two peaks are one region if the map stays above this share of the lower one between them."""
 SHARPNESS = 16.0
 """How much the likeness of two cells counts beside their evidence: chosen on the Fieldguide, see docs/rival.md."""
+LIT = 0.1
+"""A cell there counts as lit from this share of the other map's peak on."""
 LEAST = 0.05
 """Regions with less than this share of the map's positive mass are left out."""
 
@@ -166,7 +168,7 @@ def matches(
     """
     weights, free = (one.detach().float().cpu().clamp(min=0) for one in (signed, signed_there))
     opposite = free / peak(free[None])[0]
-    free = opposite.clone()
+    free = opposite.where(opposite >= LIT, 0.0)
     grid = (free.shape[0], free.shape[1])
     alike = F.normalize(here.float().cpu().flatten(1), dim=0).T @ F.normalize(there.float().cpu().flatten(1), dim=0)
     likely = (sharpness * alike).exp()

@@ -151,7 +151,7 @@ class Job:
     photos: Examples | None = None
     """The folder's photos that were read."""
     rows: list[tuple[str, ...]] = field(default_factory=list)
-    answers: list[Explanation] = field(default_factory=list)
+    answers: list[Explanation | Beside] = field(default_factory=list)
     failures: int = 0
     pending: list[tuple[Path, str]] = field(default_factory=list)
     """Errors that are not printed yet: until a photo succeeds, the question itself may be wrong for all of them."""
@@ -260,7 +260,7 @@ class Job:
         )
         self.rows.append(_row(photo.path, answer, self.top))
         if self.page:
-            self.answers.append(answer)
+            self.answers.append(answer if beside is None else beside)
 
     def _beside(self, answer: Explanation) -> Beside | None:
         """The rival's photo with the reversed question, if the folder of examples has one of it."""

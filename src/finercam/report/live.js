@@ -117,10 +117,27 @@ function refreshControls() {
   if (page.photo) for (const photo of document.querySelectorAll(".stage img")) showPicture(photo, page.photo, mute(state.mode));
   refreshMethods(method);
   refreshAbout(method);
+  refreshBeside();
   byId("position").textContent = `${state.picture + 1} / ${index.images.length}`;
   byId("previous").disabled = table.neighbour(state.picture, -1) === null;
   byId("next").disabled = table.neighbour(state.picture, 1) === null;
   document.title = `${row.name} · ${index.title}`;
+}
+
+// The rival's photo belongs to the question as it was asked, and does not follow the controls.
+function refreshBeside() {
+  const { beside } = page;
+  byId("beside").hidden = !beside;
+  if (!beside) return;
+  const target = page.classes[0].name;
+  byId("beside-title").replaceChildren("Beside a photo of ", nameOf(beside.rival));
+  byId("beside-here-caption").replaceChildren("For ", nameOf(target), ", here");
+  byId("beside-there-caption").replaceChildren("For ", nameOf(beside.rival), ", there");
+  for (const side of ["here", "there"]) {
+    byId(`beside-${side}`).src = beside[side];
+    byId(`beside-${side}`).alt = `The evidence with numbered places, ${side}`;
+  }
+  byId("beside-lines").replaceChildren(...beside.lines.map((line) => element("li", {}, line)));
 }
 
 function truth(row) {

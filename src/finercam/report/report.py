@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from finercam.beside import Beside
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.images import Preprocess
@@ -23,6 +24,7 @@ from finercam.report.classes import Apart, with_rivals
 from finercam.report.content import page_of
 from finercam.report.pictures import THUMBNAIL, data_uri, example_of, seen_by_model
 from finercam.text import literal, short_names
+from finercam.view.beside import numbered_pictures
 from finercam.view.colours import evidence_colours, opacity, signed_colours
 from finercam.view.drawn import MUTE
 from finercam.view.drawn import picture as draw_picture
@@ -31,11 +33,13 @@ from finercam.view.strength import WEAK
 
 __all__ = ["colour_tables", "write_report"]
 
+BESIDE = 480
+"""Longer side in pixels of the two numbered photos."""
 SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "sheet.js", "look.js", "live.js")
 
 
 def write_report(
-    answers: Explanation | Iterable[Explanation],
+    answers: Explanation | Iterable[Explanation | Beside],
     file: str | os.PathLike[str],
     *,
     names: Sequence[str] | None = None,
@@ -49,10 +53,11 @@ def write_report(
 ) -> Path:
     """Write explanations as one self-contained HTML file in which the reader can change rival, gamma and method.
 
-    The page needs no server and no network. It has at most 150 KB per image besides its photo.
+    The page needs no server and no network. It has at most 150 KB per image besides its photos.
 
     Args:
-        answers: one explanation (of a batch), or an iterable of several, which are written one by one.
+        answers: one explanation (of a batch), or an iterable of several, which are written one by one. What
+            `answer.beside(photos)` gives is shown with the rival's photo, which is then part of the page.
         file: the HTML file. It is replaced only when the new one is complete.
         names: a name for each image, such as its file name, in the order of all answers.
         images: the pictures, if the answers do not store them: normalised tensors `(3, H, W)`, PIL images or paths.
@@ -87,7 +92,7 @@ def write_report(
     return _write(_rendered(pages, several, literal(title)), Path(file))
 
 
-def _rendered(pages: _Pages, answers: Iterable[Explanation], title: str) -> Iterator[str]:
+def _rendered(pages: _Pages, answers: Iterable[Explanation | Beside], title: str) -> Iterator[str]:
     """The HTML in parts, so that a page of many images does not have to fit into memory."""
     script = '"use strict";\n(() => {\n' + "\n".join(asset(name) for name in SCRIPTS) + "})();\n"
     return render(
@@ -114,10 +119,11 @@ class _Pages:
     examples: dict[str, str] = field(default_factory=dict)
     latin: dict[str, str] = field(default_factory=dict)
 
-    def of(self, answers: Iterable[Explanation]) -> Iterator[dict[str, Any]]:
-        for answer in answers:
+    def of(self, answers: Iterable[Explanation | Beside]) -> Iterator[dict[str, Any]]:
+        for given in answers:
+            answer = given.answer if isinstance(given, Beside) else given
             if not isinstance(answer, Explanation):
-                raise FinerCAMError(f"a {type(answer).__name__} given as an answer: expected an Explanation")
+                raise FinerCAMError(f"a {type(given).__name__} given as an answer: expected an Explanation")
             require_pictures(answer)
             if answer.contrast.groups.members:
                 raise FinerCAMError(
@@ -128,7 +134,8 @@ class _Pages:
                 self._check(what, len(self.rows) + len(answer), exact=False)
             apart = with_rivals(answer, self.rivals)
             for one, one_apart in zip(answer, apart, strict=True):
-                yield self._page(one, one_apart)
+                page = self._page(one, one_apart)
+                yield page | self._beside(given, len(self.rows) - 1) if isinstance(given, Beside) else page
         if not self.rows:
             raise FinerCAMError("no explanation was given; a report needs at least one image")
         for what in self.given:
@@ -159,6 +166,13 @@ class _Pages:
         thumbnail = None if photo is None else data_uri(_thumbnail(photo, answer), quality=80)
         self.rows.append(self._row(answer, data, at, thumbnail))
         return data
+
+    def _beside(self, one: Beside, at: int) -> dict[str, Any]:
+        """The two photos with their evidence and numbers, and what the numbers mean."""
+        here, there = numbered_pictures(one, self._at("images", at), preprocess=self.preprocess)
+        rival = self._name(one.answer, int(one.rival.target[0]))
+        pictures = {"here": data_uri(here, BESIDE), "there": data_uri(there, BESIDE)}
+        return {"beside": {**pictures, "rival": rival, "lines": [literal(line) for line in one.lines]}}
 
     def _row(self, answer: Explanation, data: dict[str, Any], at: int, thumbnail: str | None) -> dict[str, Any]:
         predicted = int(answer.logits[0].argmax())
