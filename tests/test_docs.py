@@ -99,7 +99,16 @@ def small(monkeypatch):
 
 
 def test_every_page_with_code_is_run():
-    run_here = {"README.md", "index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md"}
+    run_here = {
+        "README.md",
+        "index.md",
+        "quickstart.md",
+        "fieldguide.md",
+        "tokens.md",
+        "fine.md",
+        "exports.md",
+        "deploy.md",
+    }
     run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md", "volumes.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
     for page, file in RUN_ELSEWHERE.items():
@@ -108,7 +117,8 @@ def test_every_page_with_code_is_run():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md", "volumes.md"]
+    "page",
+    ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md", "deploy.md", "volumes.md"],
 )
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -159,7 +159,7 @@ def _converted(traced: Traced, images: Tensor, batch: int | None) -> Any:
     rivals = {**of_any, 1: torch.export.Dim("rivals")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names of axes that are the same
-        return torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             examples(images, batch),
             dynamo=True,
@@ -168,6 +168,30 @@ def _converted(traced: Traced, images: Tensor, batch: int | None) -> Any:
             output_names=traced.names,
             dynamic_shapes=(of_any, of_any, rivals, of_any),
         )
+    assert program is not None
+    _fold_transposes(program.model.graph)
+    return program
+
+
+def _fold_transposes(graph: Any) -> None:
+    """Store weights that the tail reads transposed a second time, as weights of their own.
+
+    OpenVINO 2026.4 takes a square weight for its transpose where a graph reads it both ways.
+    """
+    import onnx_ir
+
+    for node in list(graph):
+        weight = node.inputs[0].const_value if node.op_type == "Transpose" and node.inputs[0] is not None else None
+        if weight is None or not node.inputs[0].is_initializer():
+            continue
+        output = node.outputs[0]
+        turned = weight.numpy().transpose(node.attributes["perm"].as_ints()).copy()
+        name = f"{output.name}_of_{weight.name}"
+        value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(turned, name=name))
+        value.type, value.shape = output.type, onnx_ir.Shape(turned.shape)
+        graph.register_initializer(value)
+        output.replace_all_uses_with(value)
+        graph.remove(node, safe=True)
 
 
 def _described(
