@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from finercam import FinerCAM, FinerCAMError
 from finercam.core.capture import exchanged, run_model
+from finercam.methods.gather import masks_at_once
 
 
 class Counting(nn.Module):
@@ -231,3 +232,9 @@ def test_a_layer_of_one_place_or_of_zeros_runs_no_empty_batch(toys, method):
 
     answer = FinerCAM(Strict(), method, layer="inner.features", gamma=0)(torch.zeros(1, 3, 1, 1), 0)
     assert answer.signed.shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("side", "count"), [(224, 4), (64, 49), (16, 64), (448, 4)])
+def test_more_masked_images_run_together_where_they_are_small(side, count):
+    """At 64 px four at a time took 1.4 times as long as pytorch-grad-cam, 49 take half as long."""
+    assert masks_at_once(torch.zeros(3, side, side)) == count

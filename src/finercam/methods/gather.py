@@ -33,6 +33,8 @@ SMOOTHING = 0.015
 """Standard deviation of the Gaussian over fine maps, as a share of the shorter side: chosen by docs/fine.md."""
 BATCH = {"cpu": 4}
 """How many masked images or ablated variants run at once; more would not fit in a processor's cache."""
+USUAL_PIXELS = 224 * 224
+"""Pixels of the images that this holds for."""
 LAST = {3: torch.channels_last, 4: torch.channels_last_3d}
 """The memory format with channels last of an image `(C, H, W)` and of a volume `(C, D, H, W)`."""
 
@@ -187,7 +189,7 @@ def masked_scores(
     low, high = activation.flatten(1).aminmax(dim=1)
     alive = (high > low if vary is None else torch.ones_like(high)).nonzero().flatten()
     found = baseline.repeat(len(activation), 1)
-    for chosen in _groups(alive, batch_size(image)):
+    for chosen in _groups(alive, masks_at_once(image)):
         masks = upsample(activation[chosen], tuple(image.shape[1:]))[:, None]
         bottom, top = masks.flatten(1).aminmax(dim=1)
         span = (top - bottom).clamp(min=torch.finfo(masks.dtype).tiny)
@@ -203,6 +205,12 @@ def masked_scores(
 
 def batch_size(x: Tensor) -> int:
     return BATCH.get(x.device.type, 64)
+
+
+def masks_at_once(image: Tensor) -> int:
+    """How many masked copies of an image `(3, H, W)` run together: more where they are small, up to 64."""
+    usual = batch_size(image)
+    return max(usual, min(64, usual * USUAL_PIXELS // max(1, image[0].numel())))
 
 
 def _groups(places: Tensor, size: int) -> tuple[Tensor, ...]:
