@@ -133,7 +133,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path, hostile, p
 def test_photos_without_a_known_label_are_refused(tmp_path, hostile, photo_list):
     data = photo_list(tmp_path / "photos", 1, classes=2)
     data.write_text(data.read_text().replace(",0", ",wren").replace(",1", ",robin"))
-    with pytest.raises(FinerCAMError, match=r"labels are needed here \(found: robin, wren\)"):
+    with pytest.raises(FinerCAMError, match="class 'robin' is not among the 6 classes of the model"):
         open_album(data, hostile.class_names, 6, 4)
 
 

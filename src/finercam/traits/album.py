@@ -11,12 +11,11 @@ from typing import Any
 from PIL import Image
 
 from finercam.annotation import Annotation
-from finercam.data.labels import is_number
+from finercam.data.labels import is_number, match_classes
 from finercam.data.open import open_source
 from finercam.data.source import ReaderSource, Source
 from finercam.errors import FinerCAMError
 from finercam.io import content_hash
-from finercam.names import class_id
 
 __all__ = ["Album", "Photo", "open_album"]
 
@@ -81,22 +80,16 @@ def open_album(
     source = open_source(text, split)
     found = _labelled(source) if run is None else _of_run(run)
     album = Album(source, {}, text, split, run)
-    ids: dict[str, int | None] = {}
     whole = list(found)
-    numbered = all(is_number(label) for _, label in whole)
+    ids = _ids({label for _, label in whole}, names, num_classes, text)
     for photo, label in whole:
-        if label not in ids:
-            ids[label] = _id(label, numbered, names, num_classes)
         known = ids[label]
         if known is None:
             album.unknown.add(label)
         else:
             album.of_class.setdefault(known, []).append(photo)
     if not album.of_class:
-        raise FinerCAMError(
-            f"{text}: no photo there has a label that is one of the model's classes; labels are needed here "
-            f"(found: {', '.join(sorted(album.unknown)[:5]) or 'none'})"
-        )
+        raise FinerCAMError(f"{text}: no photo there has a label that is one of the model's classes; labels are needed")
     album.of_class = {label: _spread(album.of_class[label], photos) for label in sorted(album.of_class)}
     return album
 
@@ -113,11 +106,15 @@ def _of_run(run: Any) -> Iterator[tuple[Photo, str]]:
             yield Photo(row["position"], row["path"]), row["label"]
 
 
-def _id(label: str, numbered: bool, names: Sequence[str] | None, num_classes: int) -> int | None:
-    try:
-        return class_id(int(label) if numbered else label, names, num_classes, "label")
-    except FinerCAMError:
-        return None
+def _ids(labels: set[str], names: Sequence[str] | None, num_classes: int, text: str) -> dict[str, int | None]:
+    """The class id of each label as written; None for one that the model does not know."""
+    if not labels:
+        return {}
+    if names is None or all(map(is_number, labels)):
+        numbers = {label: int(label) if is_number(label) else -1 for label in labels}
+        return {label: number if 0 <= number < num_classes else None for label, number in numbers.items()}
+    listed = sorted(labels)
+    return dict(zip(listed, match_classes(listed, names, dataset=text), strict=True))
 
 
 def _spread(photos: list[Photo], most: int) -> list[Photo]:

@@ -189,7 +189,7 @@ class _Job:
     def write(self, progress: Callable[[str, int, int], None]) -> Outcome:
         """Write the pages that are missing or out of date, and the index of all."""
         failed: dict[str, str] = {}
-        problems: dict[str, str] = {}
+        problems = {f"label {name}": "the model has no such class" for name in sorted(self.album.unknown)}
         written = 0
         for number, (one, other) in enumerate(self.pairs):
             progress("pages", number, len(self.pairs))
