@@ -89,7 +89,9 @@ def open_album(
         else:
             album.of_class.setdefault(known, []).append(photo)
     if not album.of_class:
-        raise FinerCAMError(f"{text}: no photo there has a label that is one of the model's classes; labels are needed")
+        raise FinerCAMError(
+            f"{text}: no photo there has a label that is one of the model's classes; labels are needed"
+        )
     album.of_class = {label: _spread(album.of_class[label], photos) for label in sorted(album.of_class)}
     return album
 

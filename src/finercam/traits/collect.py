@@ -32,6 +32,8 @@ __all__ = ["BATCH", "SHOWN", "Collector"]
 BATCH = 8
 MOST = 5
 """Lit regions of a photo, for and against each."""
+NEAR = 0.09
+"""What is removed with a region: the pixels around its peak, within this share of the shorter side."""
 FLOOR = 0.05
 """Places with less evidence than this share of the largest are left out."""
 SHOWN = 6
@@ -211,7 +213,7 @@ class Collector:
     def _remove(self, seen: _Seen, lit: list[_Row], target: int, rival: int, margin: float) -> None:
         """Set how far the margin falls without each region, and without as many pixels at a random place."""
         size = (seen.image.shape[1], seen.image.shape[2])
-        masks = [_pixels(row.region, size) for row in lit]
+        masks = [_pixels(row.region, size) | _disc(row.region.place, size) for row in lit]
         seed = int(content_hash(seen.read.photo.path)[:8], 16)
         random = torch.Generator().manual_seed(seed)
         shifts = [[int(torch.randint(side, (1,), generator=random)) for side in size] for _ in masks]
@@ -261,6 +263,13 @@ class _KeptMaps:
 def _pixels(region: Region, size: tuple[int, int]) -> Tensor:
     """The pixels `(H, W)` of a region, bool; at least those of its cells."""
     return F.interpolate(region.cells[None, None].float(), size=size)[0, 0] > 0
+
+
+def _disc(place: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    """The pixels `(H, W)` near a place, bool: a lit cell may be much smaller than what it stands for."""
+    rows = (torch.arange(size[0]) + 0.5 - place[1] * size[0])[:, None]
+    columns = torch.arange(size[1]) + 0.5 - place[0] * size[1]
+    return rows**2 + columns**2 <= (NEAR * min(size)) ** 2
 
 
 def _pooled(weights: Tensor, features: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from finercam.images import Preprocess
 from finercam.report.pictures import data_uri, seen_by_model
@@ -30,7 +30,9 @@ def seen(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
 
 
 def crop(photo: Image.Image, spot: Spot) -> str:
-    """The square around a place as a `data:` address, with a ring around the place."""
+    """The square around a place as a `data:` address, with a ring around the place; or the whole photo without one."""
+    if spot.whole:
+        return data_uri(ImageOps.fit(photo, (CROP, CROP)), quality=84)
     side = REACH * min(photo.size)
     x, y = spot.x * photo.width, spot.y * photo.height
     left = min(max(0.0, x - side / 2), photo.width - side)

@@ -227,7 +227,7 @@ class _Photos:
         found = [(self.open(side, spot.photo), spot) for spot in spots]
         paths = self.sights[side].paths
         return [
-            {"uri": crop(photo, spot), "lit": spot.lit, "path": literal(paths[spot.photo])}
+            {"uri": crop(photo, spot), "lit": spot.lit, "whole": spot.whole, "path": literal(paths[spot.photo])}
             for photo, spot in found
             if photo is not None
         ]

@@ -18,6 +18,8 @@ __all__ = ["SIGNIFICANT", "Pair", "Side", "Spot", "Trait", "compare"]
 
 SIGNIFICANT = 1.645
 """Standard scores above this are seen by chance once in twenty times."""
+LIKE = 0.4
+"""A place whose features have a smaller cosine with a trait does not look like it."""
 LEAST_SHARE = 0.02
 """A group with a smaller share of the evidence is no trait."""
 
@@ -26,7 +28,8 @@ LEAST_SHARE = 0.02
 class Spot:
     """A place in a photo: its index among the class's photos, x and y in shares of the model's input, and its share.
 
-    `lit` is false where the place only looks most like the trait and has no evidence of its own.
+    `lit` is false where the place only looks most like the trait and has no evidence of its own; `whole` is true where
+    no place looks like it, so that only the photo itself can be shown.
     """
 
     photo: int
@@ -34,6 +37,7 @@ class Spot:
     y: float
     share: float
     lit: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -258,9 +262,10 @@ class _Table:
         found = []
         for photo, grid in enumerate(grids):
             features = F.normalize(grid.flatten(1).T - self.middle, dim=1)
-            row, column = divmod(int((features @ self.centres[group]).argmax()), grid.shape[2])
+            alike = features @ self.centres[group]
+            row, column = divmod(int(alike.argmax()), grid.shape[2])
             x, y = (column + 0.5) / grid.shape[2], (row + 0.5) / grid.shape[1]
-            found.append(Spot(photo, x, y, 0.0, lit=False))
+            found.append(Spot(photo, x, y, 0.0, lit=False, whole=float(alike.max()) < LIKE))
         return found
 
     def _name(self, own: Tensor) -> tuple[str, float]:
