@@ -54,3 +54,11 @@ def test_what_cannot_be_verified(answer):
     unkept = FinerCAM(Corners(), "hirescam", layer="keep", keep_images=False)(answer.images)
     with pytest.raises(FinerCAMError, match="kept no images"):
         unkept.verify()
+
+
+def test_the_panel_says_it_on_request(answer):
+    def words(**options: bool) -> str:
+        return " ".join(" ".join(text.get_text().split()) for text in answer.plot(**options).texts)
+
+    assert "the margin falls from 8.0" in words(verify=True)
+    assert "the margin falls" not in words()

@@ -138,6 +138,11 @@ class TestExplain:
         assert (entry["target"]["id"], [d["id"] for d in entry["references"]]) == (0, [1, 2])
         assert entry["strategy"] == "explicit"
 
+    def test_verify_prints_what_the_margin_becomes(self, model, photos, tmp_path):
+        done = run("explain", photos / "a.png", "-m", model, "-o", tmp_path, "--verify")
+        assert done.exit_code == 0
+        assert "a.png: without the lit 5% the margin falls from" in " ".join(done.stdout.split())
+
     def test_as_many_rivals_as_photos_are_rivals_of_each_photo(self, model, photos, tmp_path):
         """The rivals of a command are for every photo, also where a batch has as many photos as rivals."""
         files = [photos / "a.png", photos / "b.jpg"]

@@ -318,14 +318,22 @@ class Explanation:
 
         return beside(self, photos, preprocess)
 
-    def plot(self, image: Any = None, example: Any = None, *, preprocess: Preprocess | None = None) -> Figure:
+    def plot(
+        self,
+        image: Any = None,
+        example: Any = None,
+        *,
+        preprocess: Preprocess | None = None,
+        verify: bool = False,
+    ) -> Figure:
         """The panel as a matplotlib figure: photo, plain, finer, finer against the closest class, signed difference.
 
-        `image` is the photo, or one for each image; None shows the images that were kept. See `finercam.plot.panel`.
+        `image` is the photo, or one for each image; None shows the images that were kept. `verify` adds
+        what the margin becomes without the lit pixels. See `finercam.plot.panel`.
         """
         from finercam.view.plot import panel
 
-        return panel(self, image, example, preprocess=preprocess)
+        return panel(self, image, example, preprocess=preprocess, verify=verify)
 
     def save(
         self,

@@ -213,7 +213,7 @@ class TestSheets:
             "Why wren",
             "not robin (or 1 more)",
             "predicted: wren",
-            "Plain gradcam",
+            "Plain Grad-CAM",
             "or finch",
             "γ = 0.6",
             "%",

@@ -48,6 +48,14 @@ def test_weak_on_either_count_is_dimmed_in_proportion(sums, share, relative, bri
     assert held.weak == (held.value < WEAK) == ("no evidence that tells them apart here" in held.words)
 
 
+def test_of_fused_layers_only_the_two_sides_are_compared():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    explain = FinerCAM(model.eval(), "hirescam", layer=["0", "1"], fusion="product")
+    held = strength_of(explain(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)), target=0))
+    assert held.fused and held.value == held.share and "plain map" not in held.words
+    assert Strength(0.05, 0.05, 1.0, fused=True).brightness == 1 != Strength(0.05, 0.05, 1.0).brightness
+
+
 def test_a_weak_map_is_drawn_weak_in_every_view_and_says_so():
     clear, weak = (two_sides(1.0, right, gamma=2.0) for right in (0.5, 20.0))
     grey = np.full((8, 8, 3), 128, np.uint8)

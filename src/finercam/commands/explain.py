@@ -75,6 +75,9 @@ def explain(
         "classifier, says how similar a photo is to each.",
     ),
     device: str = typer.Option("auto", help="cpu, cuda, mps …; auto uses a GPU if there is one."),
+    verify: bool = typer.Option(
+        False, "--verify", help="Also remove the lit pixels and print what the margin to the rival becomes."
+    ),
     top: int = typer.Option(1, min=1, help="How many predictions to print for each image."),
 ) -> None:
     """Explain why the model gives each image its class rather than another one."""
@@ -106,12 +109,16 @@ def explain(
     )
     question = _question(target, against, loaded, explainer, html is not None)
     usual = None if size is None or gallery is not None else load(model, device, None).preprocess
-    job = Job(explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples, usual)
+    job = Job(
+        explainer, loaded.preprocess, question, Folder(out, model), top, html is not None, examples, usual, verify
+    )
     job.run(files)
     if job.rows:
         score = "similarity" if gallery is not None else "probability"
         columns = ["image", "prediction", score, "target", "references (similarity)"]
         print_table(columns, job.rows, right=[score])
+        for line in job.checked:
+            typer.echo(line)
         typer.echo(f"{len(job.rows)} explained: {job.folder.finish()}")
         if html is not None:
             from finercam.report import write_report
@@ -148,6 +155,9 @@ class Job:
     examples: Path | None = None
     usual: Preprocess | None = None
     """The model's own preprocessing, where pictures are given at another size: the prediction may change."""
+    verify: bool = False
+    checked: list[str] = field(default_factory=list)
+    """What the margins become without the lit pixels, a line for each photo."""
     photos: Examples | None = None
     """The folder's photos that were read."""
     rows: list[tuple[str, ...]] = field(default_factory=list)
@@ -259,6 +269,8 @@ class Job:
             beside=beside,
         )
         self.rows.append(_row(photo.path, answer, self.top))
+        if self.verify:
+            self.checked.append(f"{photo.path.name}: {answer.verify()}")
         if self.page:
             self.answers.append(answer if beside is None else beside)
 

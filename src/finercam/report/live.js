@@ -67,7 +67,7 @@ function redraw() {
   draw(byId("map"), shown.map, { ...style, strength: shown.strength });
   const { picture, method, target, mode, opacity } = state;
   const same = [picture, method, target, mode, opacity].join();
-  if (plainDrawn !== same) draw(byId("plain-map"), shown.plain, { ...style, strength: strengthOf(shown.plain, shown.plain, index.weak) });
+  if (plainDrawn !== same) draw(byId("plain-map"), shown.plain, { ...style, strength: strengthOf(shown.plain, shown.plain, index.weak, page.layers.length > 1) });
   plainDrawn = same; // it does not change while gamma does
   for (const mini of document.querySelectorAll("canvas[data-place]")) drawMini(mini, question);
   showGamma(question.gamma);
@@ -83,7 +83,7 @@ function answered(question) {
   const map = signedMap(page, methodOf(), question);
   if (!map) return null;
   const plain = signedMap(page, methodOf(), { ...question, gamma: 0 });
-  return { map, plain, question, peak: peaks(map, page.size), strength: strengthOf(map, plain, index.weak) };
+  return { map, plain, question, peak: peaks(map, page.size), strength: strengthOf(map, plain, index.weak, page.layers.length > 1) };
 }
 
 function drawMini(canvas, question) {

@@ -211,15 +211,16 @@ function spline(n, finer) {
 }
 
 // The strength of a map relative to the plain map and to the evidence against the target, as view/strength.py.
-function strengthOf(map, plain, weak) {
+// The sums of fused layers, each divided by its own peak, have no common scale.
+function strengthOf(map, plain, weak, fused) {
   const sum = (values, sign) => values.reduce((total, value) => total + Math.max(0, sign * value), 0);
   const ratio = (part, whole) => (whole > 0 ? part / whole : Number(part > 0));
   const [positive, negative, whole] = [sum(map.values, 1), sum(map.values, -1), sum(plain.values, 1)];
   const [share, relative] = [ratio(positive, positive + negative), ratio(positive, whole)];
-  const value = Math.min(share, relative, 1);
+  const value = fused ? share : Math.min(share, relative, 1);
   return {
-    share, relative, weak: value < weak,
-    brightness: Math.min(1, value / weak), signedBrightness: Math.min(1, ratio(positive + negative, whole) / weak),
+    share, relative, fused, weak: value < weak, brightness: Math.min(1, value / weak),
+    signedBrightness: fused ? 1 : Math.min(1, ratio(positive + negative, whole) / weak),
   };
 }
 

@@ -45,9 +45,10 @@ function showWords() {
   byId("map").setAttribute("aria-label", `What speaks for ${target}${against}. ${where} ${held}`);
 }
 
-function strengthWords({ share, relative, weak }) {
+function strengthWords({ share, relative, fused, weak }) {
   const start = weak ? "no evidence that tells them apart here" : "evidence";
-  return `${start}: ${percent(relative)} of the plain map's; ${percent(share)} for, ${percent(1 - share)} against`;
+  const compared = fused ? "" : `${percent(relative)} of the plain map's; `;
+  return `${start}: ${compared}${percent(share)} for, ${percent(1 - share)} against`;
 }
 
 function quarter(peak, size) {

@@ -49,7 +49,7 @@ def drawn_signed(answer: Explanation) -> Tensor:
 
 def strength_of(answer: Explanation) -> Strength:
     """The strength of an explanation of one image."""
-    return strength(answer.signed[0], answer.plain.signed[0])
+    return strength(answer.signed[0], answer.plain.signed[0], len(answer.layers) > 1)
 
 
 def smooth(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -47,13 +47,19 @@ MOST_NAMED = 3
 
 
 def panel(
-    answer: Explanation, image: Any = None, example: Any = None, *, preprocess: Display | None = None
+    answer: Explanation,
+    image: Any = None,
+    example: Any = None,
+    *,
+    preprocess: Display | None = None,
+    verify: bool = False,
 ) -> Figure:
     """A row for each image: photo, plain map, finer map, finer map against the closest class, signed difference.
 
     `image` is the photo (or one for each image) as in `finercam.view.shown`; None shows the stored images. `example`
     is a picture of the closest reference class, or one for each image. If the stored evidence is not enough for a
-    column, it says so. Volumes are shown by slices, see `finercam.view.slices`.
+    column, it says so. Volumes are shown by slices, see `finercam.view.slices`. With `verify` the model runs again, and
+    the finer map's caption says what the margin becomes without the lit pixels.
 
     Raises FinerCAMError for pictures that do not fit the explanation.
     """
@@ -63,7 +69,7 @@ def panel(
         return slices(answer, image, words=(question(answer) if len(answer) == 1 else "", how(answer)))
     photos = shown(answer, image, preprocess)
     examples = [None] * len(answer) if example is None else one_each(example, len(answer))
-    rows = [_panel_row(*row) for row in zip(answer, photos, examples, strict=True)]
+    rows = [_panel_row(*row, verify) for row in zip(answer, photos, examples, strict=True)]
     return sheet(rows, question(answer) if len(answer) == 1 else "", how(answer))
 
 
@@ -141,15 +147,16 @@ def difference(answer: Explanation, rival: Tensor | None = None) -> Tensor:
     return large / peak(large.abs())
 
 
-def _panel_row(answer: Explanation, photo: np.ndarray, example: Any) -> list[Cell]:
+def _panel_row(answer: Explanation, photo: np.ndarray, example: Any, verify: bool) -> list[Cell]:
     rivals, rival = _rivals(answer), closest(answer)
     row = [_photo(photo, answer)]
     if example is not None:
         row.append(Cell(pixels(example), "Example", (Line(_class(answer, int(rival)), lines=3),)))
-    row.append(_heat(photo, answer.plain, f"Plain {answer.method}", (Line("for " + name_of(answer)),)))
+    row.append(_heat(photo, answer.plain, f"Plain {answer.question.method.label}", (Line("for " + name_of(answer)),)))
     if not rivals:
         return row
-    row.append(_heat(photo, answer, f"Finer, γ = {float(answer.gamma[0]):g}", rather(answer)))
+    checked = (Line(str(answer.verify()), lines=6),) if verify else ()
+    row.append(_heat(photo, answer, f"Finer, γ = {float(answer.gamma[0]):g}", (*rather(answer), *checked)))
     if len(rivals) > 1:
         row.append(_against(photo, answer, rival))
     row.append(_signed(photo, answer, rival, f"Signed difference, γ = {float(answer.gamma[0]):g}"))
@@ -195,7 +202,7 @@ def _both(photo: np.ndarray, forward: Explanation, reverse: Explanation, title: 
     c, d = name_of(forward), name_of(reverse)
     both = _less(forward, reverse)
     smoothed = smooth(both, forward.image_size)
-    bright = strength(both[0], forward.plain.signed[0]).signed_brightness
+    bright = strength(both[0], forward.plain.signed[0], len(forward.layers) > 1).signed_brightness
     tinted = signed(photo, bright * (smoothed / peak(smoothed.abs()))[0], mute=MUTE)
     notes = (Line(f"for {c}, or for {d}", lines=3),) if title else ()
     return Cell(np.asarray(tinted), title, notes, bar=(d, c), signed=True)
@@ -253,7 +260,7 @@ def how(answer: Explanation, gamma: bool = True) -> str:
     picked = "references given" if answer.strategy == "explicit" else f"references {answer.strategy}"
     grid = "×".join(map(str, answer.signed.shape[1:]))
     return (
-        f"finercam: {answer.method} at {', '.join(answer.layers)} ({grid}){strength}, "
+        f"finercam: {answer.question.method.label} at {', '.join(answer.layers)} ({grid}){strength}, "
         f"weights {answer.contrast.weights}, {picked}. Each map is divided by its own peak, a weak one is dimmed; 0 is untouched."
     )
 

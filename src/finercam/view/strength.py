@@ -20,11 +20,16 @@ map's peak lies in the bird's box in 91 % of the maps with a strength of at leas
 
 @dataclass(frozen=True)
 class Strength:
-    """Sums of a signed map: `positive` for the target, `negative` against it; `plain` is the plain map's positive sum."""
+    """Sums of a signed map: `positive` for the target, `negative` against it; `plain` is the plain map's positive sum.
+
+    `fused`: the maps of several layers were fused, each divided by its own peak. Their sums then have no common scale,
+    so that nothing is said about the plain map's.
+    """
 
     positive: float
     negative: float
     plain: float
+    fused: bool = False
 
     @property
     def share(self) -> float:
@@ -38,8 +43,8 @@ class Strength:
 
     @property
     def value(self) -> float:
-        """The strength in [0, 1]: the smaller of `share` and `relative`."""
-        return min(self.share, self.relative, 1.0)
+        """The strength in [0, 1]: the smaller of `share` and `relative`; `share` if the maps were fused."""
+        return self.share if self.fused else min(self.share, self.relative, 1.0)
 
     @property
     def brightness(self) -> float:
@@ -49,7 +54,7 @@ class Strength:
     @property
     def signed_brightness(self) -> float:
         """The factor for a picture of both sides, from the sum of their evidence relative to the plain map's."""
-        return min(1.0, _ratio(self.positive + self.negative, self.plain) / WEAK)
+        return 1.0 if self.fused else min(1.0, _ratio(self.positive + self.negative, self.plain) / WEAK)
 
     @property
     def weak(self) -> bool:
@@ -64,16 +69,18 @@ class Strength:
         "evidence: 49 % of the plain map's; 98 % for, 2.0 % against"
         >>> Strength(0.2, 0.4, 10.0).words
         "no evidence that tells them apart here: 2.0 % of the plain map's; 33 % for, 67 % against"
+        >>> Strength(4.9, 0.1, 10.0, fused=True).words
+        'evidence: 98 % for, 2.0 % against'
         """
         start = "no evidence that tells them apart here" if self.weak else "evidence"
         sides = f"{percent(self.share)} for, {percent(1 - self.share)} against"
-        return f"{start}: {percent(self.relative)} of the plain map's; {sides}"
+        return f"{start}: {sides}" if self.fused else f"{start}: {percent(self.relative)} of the plain map's; {sides}"
 
 
-def strength(signed: Tensor, plain: Tensor | None = None) -> Strength:
+def strength(signed: Tensor, plain: Tensor | None = None, fused: bool = False) -> Strength:
     """The strength of a signed map `(h, w)`, relative to the plain method's signed map of the same layers.
 
-    `plain=None` compares the map with itself.
+    `plain=None` compares the map with itself. `fused` says that several layers are in the maps.
 
     >>> import torch
     >>> contrast, plain = torch.tensor([[3.0, -1.0]]), torch.tensor([[4.0, 2.0]])
@@ -82,9 +89,8 @@ def strength(signed: Tensor, plain: Tensor | None = None) -> Strength:
     (0.75, 0.5, 0.5, False)
     """
     signed, plain = (maps.detach().double() for maps in (signed, signed if plain is None else plain))
-    return Strength(
-        float(signed.clamp(min=0).sum()), float((-signed).clamp(min=0).sum()), float(plain.clamp(min=0).sum())
-    )
+    positive, negative, whole = (float(m.clamp(min=0).sum()) for m in (signed, -signed, plain))
+    return Strength(positive, negative, whole, fused)
 
 
 def _ratio(part: float, whole: float) -> float:
