@@ -156,3 +156,32 @@ def test_frames_before_channels_are_refused(scan, volumes):
 def test_a_picture_network_refuses_a_volume(volumes):
     with pytest.raises(FinerCAMError, match=r"images of shape \(1, 3, 4, 16, 12\)"):
         FinerCAM(seeded(Scan(flat=True)))(volumes)
+
+
+@pytest.mark.slow
+def test_video_networks_of_torchvision():
+    """Their layers are found: maps of a residual network, channels-last maps of a Swin, tokens of a multiscale ViT."""
+    from torchvision.models.video.mvit import MSBlockConfig, MViT
+    from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
+    from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+    kernel, every, half = [3, 3, 3], [1, 1, 1], [1, 2, 2]
+    blocks = [
+        MSBlockConfig(1, 16, 16, kernel, kernel, every, half),
+        MSBlockConfig(2, 16, 32, kernel, kernel, half, half),
+        MSBlockConfig(2, 32, 32, kernel, kernel, every, every),
+    ]
+    swin = {"patch_size": [2, 4, 4], "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 4, 4]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = {
+            (("layer4",), (1, 2, 2)): VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1] * 4, BasicStem, 5),
+            (("norm",), (4, 4, 4)): SwinTransformer3d(num_classes=5, **swin),
+            (("blocks.2.norm1",), (4, 4, 4)): MViT((32, 32), 8, blocks, True, True, False, False, num_classes=5),
+        }
+    videos = torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    for (layers, grid), network in networks.items():
+        answer = FinerCAM(network.eval(), "hirescam")(videos)
+        assert (answer.layers, tuple(answer.signed.shape[1:])) == (layers, grid)
+        assert answer.maps.shape == (1, 8, 32, 32)
+        assert float(answer.signed.abs().max()) > 0

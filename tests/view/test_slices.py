@@ -49,6 +49,7 @@ def test_a_row_for_each_of_the_slices_with_most_evidence(answer):
     assert len([axes for axes in figure.axes if axes.images[0].get_array().shape[:2] == (12, 10)]) == 2 * 4
 
 
+@pytest.mark.slow
 def test_plot_and_panel_of_volumes_are_slices(answer):
     words = [text.get_text() for text in answer.plot().texts]
     assert sum(word.startswith("Slice") for word in words) == 8
@@ -60,6 +61,7 @@ def test_plot_and_panel_of_volumes_are_slices(answer):
         plot.panel(answer, example=Image.new("RGB", (4, 4)))
 
 
+@pytest.mark.slow
 def test_a_folder_holds_the_whole_maps(answer, tmp_path):
     index = json.loads(answer.save(tmp_path, names=["a", "b"]).read_text(encoding="utf-8"))
     assert index["explanations"][0]["map_size"] == [8, 12, 10]
