@@ -26,6 +26,9 @@ lint: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev  ## speed and memory against a plain forward pass and the peers
 	$(BIN)/python -m benchmarks.engine --out out/bench/engine.json
+	$(BIN)/python -m benchmarks.engine --only compiled,small --out out/bench/compiled.json
+	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  $(BIN)/python -m benchmarks.engine --only gpu,scorecam,small --out out/bench/gpu.json; fi
 	$(BIN)/python -m benchmarks.metrics --out out/bench/metrics.json
 
 docs: $(VENV)/.ready-dev  ## the documentation, into site/

@@ -1,6 +1,8 @@
 """The cost of an explanation: time relative to a forward pass and the peers, peak memory, re-asking and import.
 
     python -m benchmarks.engine [--quick] [--only times,memory,…] [--threads 2] [--device cpu] [--out FILE.json]
+    python -m benchmarks.engine --only compiled --models resnet50,vit_b_16 --threads 1
+    python -m benchmarks.engine --only gpu --out out/bench/gpu.json     # on an accelerator; --device cpu tries it out
 
 All variants run interleaved in one process. A ratio is the median over the rounds of a variant's time divided by the
 forward pass's time in the same round, with its quartiles. Wall time is reported together with processor time,
@@ -10,6 +12,7 @@ which depends less on other work on the machine. Peak memory is measured in a se
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -25,6 +28,8 @@ from rich.table import Table
 MODELS = ("resnet50", "vit_b_16", "dinov2_vitb14")
 BATCHES = (1, 8)
 PARTS = ("times", "sweep", "ask", "scorecam", "memory", "import")
+MORE_PARTS = ("compiled", "small", "gpu")
+GPU_BATCHES = (1, 32, 256)
 SLOW = ("finercam", "pytorch-grad-cam")  # of Score-CAM: too long for a round to warm up
 ONE_CONTRAST = (
     "forward",
@@ -154,6 +159,72 @@ def imports(quick: bool) -> Results:
     return clock.summary(found, base="torch")
 
 
+def compiled_contrast(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work]:
+    """The compiled forward pass, and one question by compiled parts; a warm-up round compiles both."""
+    model = torch.compile(subject.model, dynamic=False)
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return model(images)
+
+    return {
+        "forward": forward,
+        "finercam, compiled": subjects.ours(subject, images, preset="fast", compile=True),
+        "finercam, eager": subjects.ours(subject, images, preset="fast", compile=False),
+        "eager forward": subjects.forward(subject, images),
+    }
+
+
+def compiled(device: str, models: tuple[str, ...], batches: tuple[int, ...], quick: bool) -> Results:
+    return _each(
+        compiled_contrast, device, models, batches, lambda batch: (15 if batch == 1 else 7) if not quick else 3
+    )
+
+
+def small(device: str, quick: bool) -> Results:
+    """Score-CAM on small pictures, beside pytorch-grad-cam: MobileNet-V2 at 32 to 128 px."""
+    found: Results = {}
+    for side in (48, 64, 96, 128):
+        subject = _on(dataclasses.replace(subjects.build("mobilenet_v2"), side=side), device)
+        works = score_cams(subject, subject.images(1).to(device))
+        found[f"{side} px"] = clock.summary(
+            clock.interleaved(works, 1 if quick else 5, device), base="pytorch-grad-cam"
+        )
+    return found
+
+
+def gpu_works(subject: Subject, images: torch.Tensor) -> dict[str, clock.Work]:
+    """What is measured on an accelerator: the forward pass, one contrast, `fine`, 33 maps, eager and compiled; the peers."""
+    eager = one_contrast(subject, images)
+    return {
+        **{name: eager[name] for name in ("forward", "torch-cam", "pytorch-grad-cam")},
+        "Captum LayerGradCam": subjects.captum(subject, images),
+        "finercam": subjects.ours(subject, images, preset="fast", compile=False),
+        "finercam, fine": subjects.fine(subject, images),
+        "finercam, 33 maps": subjects.our_sweep(subject, images, compile=False),
+        "forward, compiled": compiled_contrast(subject, images)["forward"],
+        "finercam, compiled": subjects.ours(subject, images, preset="fast", compile=True),
+    }
+
+
+def gpu(device: str, models: tuple[str, ...], batches: tuple[int, ...], quick: bool) -> Results:
+    """Times relative to the eager forward pass, in float32 and bfloat16, with images a second and transient memory."""
+    found: Results = {}
+    for name in models:
+        for dtype in (torch.float32, torch.bfloat16):
+            subject = _on(subjects.build(name), device)
+            subject.model.to(dtype)
+            for batch in batches:
+                works = gpu_works(subject, subject.images(batch).to(device, dtype))
+                entry = clock.summary(clock.interleaved(works, 3 if quick else 15, device))
+                for variant, numbers in entry.items():
+                    numbers["images_a_second"] = batch / numbers["wall"]["seconds"]
+                    if device != "cpu":  # there each variant would need a process of its own
+                        numbers["transient_bytes"] = clock.peak_bytes(works[variant], lambda: None, device)
+                found[f"{name}, {dtype}, batch {batch}"] = entry
+    return found
+
+
 def _each(
     variants: Callable[[Subject, torch.Tensor], dict[str, clock.Work]],
     device: str,
@@ -177,7 +248,7 @@ def _on(subject: Subject, device: str) -> Subject:
 
 
 def show(results: Results, console: Console) -> None:
-    for part in ("times", "sweep"):
+    for part in ("times", "sweep", "compiled", "small", "gpu"):
         for heading, entry in results.get(part, {}).items():
             table = Table("variant", "s", "wall / forward", "quartiles", "cpu / forward", "rounds", title=heading)
             for name, numbers in entry.items():
@@ -224,11 +295,13 @@ def main(arguments: list[str] | None = None) -> Results:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, batch 1 for the peers' sweeps")
     parser.add_argument("--out", type=Path, help="write everything measured as JSON")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, by comma, of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help=f"parts, by comma, of {', '.join(PARTS + MORE_PARTS)}"
+    )
     parser.add_argument("--models", default=",".join(MODELS), help=f"by comma, of {', '.join(MODELS)}")
-    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="batch sizes, by comma")
+    parser.add_argument("--batches", help=f"batch sizes, by comma; {BATCHES}, or {GPU_BATCHES} of the part gpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default=None, help="cpu, or cuda; the part gpu takes cuda where there is one")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)  # for child processes
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -237,9 +310,10 @@ def main(arguments: list[str] | None = None) -> Results:
         print(json.dumps(found))
         return found
 
-    device, quick = options.device, options.quick
+    quick, on_gpu = options.quick, "gpu" in options.only.split(",") and torch.cuda.is_available()
+    device = options.device or ("cuda" if on_gpu else "cpu")
     models = tuple(options.models.split(","))
-    batches = tuple(int(b) for b in options.batches.split(","))
+    batches = BATCHES if options.batches is None else tuple(int(b) for b in options.batches.split(","))
     parts: dict[str, Callable[[], Results]] = {
         "times": lambda: times(device, models, batches, quick),
         "sweep": lambda: sweep(device, models, batches[:1] if quick else batches, quick),
@@ -247,13 +321,16 @@ def main(arguments: list[str] | None = None) -> Results:
         "scorecam": lambda: scorecam(device, quick),
         "memory": lambda: memory(device, tuple(m for m in models if m != "dinov2_vitb14"), 16, options.threads),
         "import": lambda: imports(quick),
+        "compiled": lambda: compiled(device, models, batches, quick),
+        "small": lambda: small(device, quick),
+        "gpu": lambda: gpu(device, models, GPU_BATCHES if options.batches is None else batches, quick),
     }
     console = Console(width=110 if not sys.stdout.isatty() else None)
     results: Results = {"settings": vars(options) | {"out": str(options.out)}}
     results["surroundings"] = clock.surroundings(device, options.threads)
     for part in options.only.split(","):
         if part not in parts:
-            parser.error(f"--only {part}: expected {', '.join(PARTS)}")
+            parser.error(f"--only {part}: expected {', '.join(PARTS + MORE_PARTS)}")
         results[part] = parts[part]()
         show({part: results[part]}, console)
         if options.out:  # after each part, so that what has been measured is never lost

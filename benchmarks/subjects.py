@@ -158,6 +158,35 @@ def torch_cam_sweep(
     return work
 
 
+def fine(subject: Subject, images: Tensor) -> Callable[[], Explanation]:
+    """The default preset: three stages of feature maps, or the last block's tokens."""
+    explain = FinerCAM(subject.model, preset="fine", compile=False)
+
+    def work() -> Explanation:
+        answer = explain(images)
+        assert answer.maps.shape[1:] == images.shape[2:]
+        return answer
+
+    return work
+
+
+def captum(subject: Subject, images: Tensor) -> Callable[[], Tensor]:
+    """Captum's LayerGradCam of the predictions (no contrast), upsampled to the picture."""
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    peer = LayerGradCam(subject.model, subject.module)
+
+    def work() -> Tensor:
+        with torch.no_grad():
+            target = subject.model(images).argmax(dim=1)
+        # Of tokens it averages the gradients of the wrong axis, but the time is that of its question.
+        maps = peer.attribute(images, target=target)
+        maps = maps if subject.prefix is None else maps[:, :, None]
+        return LayerAttribution.interpolate(maps, images.shape[2:], "bilinear")
+
+    return work
+
+
 def grad_cam(subject: Subject, images: Tensor, gamma: float = 1.0, count: int = 3) -> Callable[[], Any]:
     """pytorch-grad-cam's FinerCAM: maps of the predictions against the nearest logits, softmax-weighted."""
     from pytorch_grad_cam import FinerCAM as Peer

@@ -18,6 +18,7 @@ pytest_plugins = ["pytester"]
 EXPECTED_SKIPS = (
     "the bird classifier is not on this machine",
     "../shared/data/.* is not there",  # photographs and a model that are not part of the project
+    "no GPU on this machine",
     "got empty parameter set",  # no regression of that kind was found yet
     "a tower without attention",
     "timm itself rounds a side to 0 px here",
