@@ -1,7 +1,8 @@
-"""What the presets gain and cost: `python -m benchmarks.fine gain|photos|cost`; the numbers of docs/fine.md.
+"""What the presets gain and cost: `python -m benchmarks.fine gain|photos|cost|memory`; the numbers of docs/fine.md.
 
 `gain` measures on fresh pictures of the Fieldguide, whose deciding pixels are known, with the nearest sibling named;
-`photos` on the CUB photographs and the bird model of ../shared/data; `cost` times the presets beside both peers.
+`photos` on the CUB photographs and the bird model of ../shared/data; `cost` times the presets beside both peers; `memory` is the
+transient memory of one image, each preset in a process of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ ROWS: dict[str, dict] = {
     "finest": {"preset": "finest"},
     "finest, plain": {"preset": "finest", "gamma": 0.0},
 }
+
+MODELS = (
+    "resnet50",
+    "mobilenetv2_100",
+    "swin_tiny_patch4_window7_224",
+    "vit_base_patch16_224",
+    "vit_base_patch14_dinov2",
+)
+WORKS = ("forward", "fast", "fine", "finest")
 
 
 def signed_maps(explain: FinerCAM, images: Tensor, target: Tensor, rivals: Tensor | None) -> Tensor:
@@ -70,12 +80,11 @@ def gain(count: int, seed: int) -> None:
 
 
 def cost(rounds: int) -> None:
-    import timm
     from benchmarks.clock import interleaved, summary
 
     torch.set_num_threads(1)
-    for name in ("resnet50", "mobilenetv2_100", "swin_tiny_patch4_window7_224"):
-        model = timm.create_model(name, num_classes=1000).eval()
+    for name in MODELS:
+        model = built(name)
         images = torch.rand(1, 3, 224, 224)
         works: dict[str, Callable[[], object]] = {
             "forward": lambda model=model, images=images: plain_run(model, images)
@@ -83,13 +92,41 @@ def cost(rounds: int) -> None:
         for preset in ("fast", "fine", "finest"):
             explain = FinerCAM(model, preset=preset, keep="question", keep_images=False)
             works[preset] = lambda explain=explain, images=images: explain(images).signed
-        if not name.startswith("swin"):
+        if name in ("resnet50", "mobilenetv2_100"):
             works |= peers(model, images)
         for work, found in summary(interleaved(works, rounds)).items():
             print(
                 f"{name}, {work}: {found['cpu']['ratio']:.2f} of a forward pass ({found['cpu']['seconds'] * 1e3:.0f} ms)",
                 flush=True,
             )
+
+
+def built(name: str) -> nn.Module:
+    import timm
+
+    sized = {"img_size": 224} if "dinov2" in name else {}
+    return timm.create_model(name, num_classes=1000, **sized).eval()
+
+
+def memory() -> None:
+    from benchmarks.clock import in_child
+
+    print("| | forward | fast | fine | finest |\n|---|--:|--:|--:|--:|")
+    for name in MODELS:
+        found = [in_child("benchmarks.fine", "memory-of", "--model", name, "--preset", p) for p in WORKS]
+        print(f"| {name} | {' | '.join(f'{bytes_ / 1e6:.0f} MB' for bytes_ in found)} |", flush=True)
+
+
+def memory_of(name: str, preset: str) -> int:
+    """Transient bytes of one image; the warm-up is the same call, which also finds the layers."""
+    from benchmarks.clock import peak_bytes
+
+    torch.set_num_threads(1)
+    model, images = built(name), torch.rand(1, 3, 224, 224)
+    if preset == "forward":
+        return peak_bytes(lambda: plain_run(model, images), lambda: plain_run(model, images))
+    explain = FinerCAM(model, preset=preset, keep="question", keep_images=False)
+    return peak_bytes(lambda: explain(images).signed, lambda: explain(images).signed)
 
 
 def plain_run(model: nn.Module, images: Tensor) -> Tensor:
@@ -117,7 +154,9 @@ def peers(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("gain", "photos", "cost"))
+    parser.add_argument("what", choices=("gain", "photos", "cost", "memory", "memory-of"))
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
+    parser.add_argument("--preset", choices=WORKS, default="fine")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=77001)
     parser.add_argument("--rounds", type=int, default=7)
@@ -128,6 +167,10 @@ def main() -> None:
         from benchmarks.fine_photos import photos
 
         photos()
+    elif arguments.what == "memory":
+        memory()
+    elif arguments.what == "memory-of":
+        print(memory_of(arguments.model, arguments.preset))
     else:
         cost(arguments.rounds)
 
