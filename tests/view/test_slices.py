@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_a_row_for_each_of_the_slices_with_most_evidence(answer):
     assert "Slice 3 of 8" in words
     assert "rather than hip" in " ".join(words)
     assert len([axes for axes in figure.axes if axes.images[0].get_array().shape[:2] == (12, 10)]) == 2 * 4
+
+
+def test_a_blank_map_says_that_nothing_speaks_for_the_target(scanner):
+    blank = FinerCAM(scanner, "hirescam", layer="features", gamma=0.6)(torch.zeros(1, 1, 8, 12, 10) - 9, 0, 1)
+    assert ("nothing speaks for" in " ".join(text.get_text() for text in slices(blank, count=1).texts)) == (
+        not bool(blank.maps.any())
+    )
+    empty = replace(blank, signed=-blank.signed.abs())
+    assert "nothing speaks for class 0" in " ".join(text.get_text() for text in slices(empty, count=1).texts)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from finercam.explainer import FinerCAM
 
 try:
     from captum.attr import Attribution
-    from captum.log import log_usage
+    from captum.log import log_usage  # pyright: ignore[reportAttributeAccessIssue]
 except ImportError:
     raise FinerCAMError("FinerCAMAttribution needs Captum: pip install 'finercam[captum]'") from None
 

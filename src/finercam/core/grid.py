@@ -118,7 +118,7 @@ def _map_layout(
     shape: tuple[int, ...],
     size: tuple[int, int],
     model: nn.Module | None,
-    grid: tuple[int, int] | None,
+    grid: tuple[int, ...] | None,
     layer: nn.Module | None,
 ) -> Layout | None:
     first, last = (shape[2], shape[3]), (shape[1], shape[2])  # the grid if channels come first, or last
@@ -185,7 +185,7 @@ def _token_layout(
     batch: int,
     size: tuple[int, int],
     model: nn.Module | None,
-    grid: tuple[int, int] | None,
+    grid: tuple[int, ...] | None,
 ) -> Layout | None:
     second = _split_tokens(shape[1], size, model, grid) if shape[0] == batch else None
     # For one image, four windows of one token look like four tokens in sequence-first order; the model decides.
@@ -197,7 +197,7 @@ def _token_layout(
 
 
 def _split_tokens(
-    count: int, size: tuple[int, int], model: nn.Module | None, grid: tuple[int, int] | None
+    count: int, size: tuple[int, int], model: nn.Module | None, grid: tuple[int, ...] | None
 ) -> tuple[tuple[int, int], int] | None:
     """Split a number of tokens into ((h, w), prefix), or None."""
     if grid is not None:

@@ -64,7 +64,9 @@ def _rows(answer: Explanation, volume: np.ndarray, count: int) -> list[list[Cell
         row = [Cell(photo, f"Slice {at} of {len(volume)}"), _heat(photo, plain[at], f"Plain {answer.method}")]
         if both is not None:
             gamma = float(answer.gamma[0])
-            notes = (Line("rather than " + " / ".join(answer.reference_names[0]), lines=3),)
+            notes = (Line("rather than " + " / ".join(answer.reference_names[0]), lines=3), Line(held.words, lines=3))
+            if held.positive == 0:
+                notes = (Line(f"nothing speaks for {answer.target_names[0]}", lines=3), *notes[:1])
             row.append(_heat(photo, finer[at], f"Finer, γ = {gamma:g}", notes))
             tint = signed(photo, both[at], mute=MUTE)
             ends = (answer.reference_names[0][0], answer.target_names[0])
