@@ -121,10 +121,12 @@ class Lit:
 def lit(record: Record, level: float = LEVEL) -> list[Lit]:
     """The connected regions in which the map is at least `level`, those with the largest share first.
 
-    Raises FinerCAMError for a level outside (0, 1].
+    Raises FinerCAMError for a level outside (0, 1], and without scipy.
     """
-    from scipy import ndimage
-
+    try:
+        from scipy import ndimage
+    except ImportError:
+        raise FinerCAMError("lit regions need scipy: pip install 'finercam[export]'") from None
     if not 0 < level <= 1:
         raise FinerCAMError(f"level={level!r}: expected a share of the full brightness in (0, 1], such as 0.5")
     labels, count = ndimage.label(record.map >= level)
