@@ -124,7 +124,9 @@ def compared(package: Any, network: str, name: str) -> str:
     """One cell: the largest difference, and without which faults it goes away."""
     of = subject(network)
     images = torch.randn(1 if name in SCORED else 2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    if name in SCORED:  # LayerNorm on an untrained network makes 1 of 1e-7 in a masked image's black corner
+    if name in SCORED and network.startswith(
+        "convnext"
+    ):  # untrained, its LayerNorms make 1 of 1e-7 where a mask is black
         of.model.double()
         images = images.double()
     try:
