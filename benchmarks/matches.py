@@ -30,7 +30,7 @@ Parts = Callable[[Place], set[str]]
 """The parts at a place of one photo."""
 
 CANDIDATES = 12
-KINDS = ("evidence and features", "features alone", "random cells")
+KINDS = ("evidence and features", "of these, sure ones", "features alone", "random cells")
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "cub-dev"
 
 
@@ -117,17 +117,21 @@ def _table(title: str, shown: Iterable[tuple[Beside, Parts, Parts]]) -> None:
     found: dict[str, list[tuple[int, float, float]]] = {kind: [] for kind in KINDS}
     for one, here, there in shown:
         for number, (places, match) in enumerate(zip(_alone(one), one.matches, strict=True)):
-            pairs = [(match.place, match.place_there), places, (tuple(random.random(2)), tuple(random.random(2)))]
+            ours = (match.place, match.place_there)
+            pairs = [ours, ours, places, (tuple(random.random(2)), tuple(random.random(2)))]
             for kind, (a, b) in zip(KINDS, pairs, strict=True):
+                if kind == KINDS[1] and not match.sure:
+                    continue
                 own, other = here(a), there(b)
                 found[kind].append((number, float(bool(own) and bool(other)), float(bool(own & other))))
     values = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in found.items()}
     first = values[KINDS[0]][:, 0] == 0
     print(f"\n{title}: {int(first.sum())} photos, {len(first)} matches")
-    print("| matched by | near | same | first match near | first match same |\n|---|--:|--:|--:|--:|")
+    print("| matched by | matches | near | same | first near | first same |\n|---|--:|--:|--:|--:|--:|")
     for kind, rows in values.items():
-        cells = [with_interval(column) for some in (rows, rows[first]) for column in some[:, 1:].unbind(1)]
-        print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+        leading = rows[rows[:, 0] == 0]
+        cells = [with_interval(column) for some in (rows, leading) for column in some[:, 1:].unbind(1)]
+        print(f"| {kind} | {len(rows)} | {' | '.join(cells)} |", flush=True)
 
 
 def _alone(one: Beside) -> Iterator[tuple[Place, Place]]:

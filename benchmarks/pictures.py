@@ -112,6 +112,17 @@ def absence() -> Figure:
     return sheet([cells])
 
 
+def rival() -> Figure:
+    """The rival's photo beside, for a bird that lacks its rival's crest."""
+    model, prepare, names = load_model("fieldguide/cnn")
+    birds = Fieldguide(200, seed=4242)
+    labels = birds.labels(range(200)).tolist()
+    photo = birds.image(labels.index(names.index("Barred Pippin")))
+    photos = [birds.image(i) for i, label in enumerate(labels) if names[label] == "Royal Pippin"]
+    answer = FinerCAM(model, class_names=names)(prepare(photo)[None], "Barred Pippin", ["Royal Pippin"])
+    return answer.beside(photos, prepare)[0].plot(photo, preprocess=prepare)
+
+
 def layers() -> Figure:
     """The maps of layers with ever coarser grids, and their product."""
     s = scene(BIRD)
@@ -222,6 +233,7 @@ def diagram(
 DRAWN: dict[str, Callable[[], Figure]] = {
     **{f"concept-{f.__name__}": f for f in (contrast, gamma, references, pair, absence, layers, methods, curves)},
     "concept-evidence": evidence,
+    "beside": rival,
     "architecture": architecture,
 }
 

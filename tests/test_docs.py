@@ -108,6 +108,7 @@ def test_every_page_with_code_is_run():
         "fine.md",
         "exports.md",
         "deploy.md",
+        "rival.md",
     }
     run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md", "volumes.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
@@ -118,7 +119,17 @@ def test_every_page_with_code_is_run():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["index.md", "quickstart.md", "fieldguide.md", "tokens.md", "fine.md", "exports.md", "deploy.md", "volumes.md"],
+    [
+        "index.md",
+        "quickstart.md",
+        "fieldguide.md",
+        "tokens.md",
+        "fine.md",
+        "exports.md",
+        "deploy.md",
+        "volumes.md",
+        "rival.md",
+    ],
 )
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -86,3 +86,22 @@ def test_correspondence_is_one_at_the_place_itself():
     weights[1, 2] = 4.0
     alike = correspondence(weights, features, features)
     assert alike[1, 2] == pytest.approx(1.0, abs=1e-6) and int(alike.argmax()) == 5
+
+
+def test_a_match_is_sure_where_the_features_are_alike():
+    torch.manual_seed(0)
+    features = descriptors([torch.randn(1, 32, 12, 12)], (12, 12))[0]
+    signed, lit_elsewhere = blob(12, (3, 3, 1.0), sigma=0.4), torch.full((12, 12), -1.0)
+    lit_elsewhere[9, 9] = 1.0
+    (same,) = matches(signed, features, torch.full((12, 12), 0.5), features)
+    (other,) = matches(signed, features, lit_elsewhere, features)
+    assert same.sure and same.cosine == pytest.approx(1.0, abs=1e-5)
+    assert other.there == (9, 9) and not other.sure
+
+
+def test_faint_cells_are_no_match():
+    torch.manual_seed(0)
+    features = descriptors([torch.randn(1, 32, 12, 12)], (12, 12))[0]
+    faint = torch.zeros(12, 12)
+    faint[3, 3], faint[9, 9] = 0.05, 1.0
+    assert matches(blob(12, (3, 3, 1.0), sigma=0.4), features, faint, features)[0].there == (9, 9)

@@ -59,6 +59,7 @@ class Beside:
         here, there = (common(one.target_names[0]) for one in (self.answer, self.rival))
         pairs = [
             f"{n}: {one.region.share:.0%} of the evidence for {here} here; its match has {one.evidence:.0%} of the peak for {there}"
+            + ("" if one.sure else f" (unsure: features alike {one.cosine:.2f})")
             for n, one in enumerate(self.matches, 1)
         ]
         lacking = [
@@ -77,7 +78,7 @@ class Beside:
             "photo": str(self.picture) if isinstance(self.picture, (str, os.PathLike)) else None,
             "likeness": round(self.likeness, 4),
             "matches": [
-                {"here": one.place, "there": one.place_there, "share": one.region.share, "cosine": one.cosine,
+                {"here": one.place, "there": one.place_there, "share": one.region.share, "cosine": one.cosine, "sure": one.sure,
                  "evidence_there": one.evidence}
                 for one in self.matches
             ],

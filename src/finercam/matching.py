@@ -20,6 +20,8 @@ SADDLE = 0.7
 """Two peaks are one region if the map stays above this share of the lower one between them."""
 SHARPNESS = 16.0
 """How much the likeness of two cells counts beside their evidence: chosen on the Fieldguide, see docs/rival.md."""
+SURE = 0.5
+"""From this cosine on, most matches lie on the same part: chosen on the Fieldguide, see docs/rival.md."""
 LIT = 0.1
 """A cell there counts as lit from this share of the other map's peak on."""
 LEAST = 0.05
@@ -62,6 +64,11 @@ class Match:
     def place(self) -> tuple[float, float]:
         """The centre of the cell here as x and y in shares of the photo's width and height."""
         return _place(self.here, self.region.cells.shape)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the features are so alike that the two cells are likely the same part (docs/rival.md)."""
+        return self.cosine >= SURE
 
     @property
     def place_there(self) -> tuple[float, float]:

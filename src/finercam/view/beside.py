@@ -49,7 +49,7 @@ def numbered_pictures(
 ) -> tuple[Image.Image, Image.Image]:
     """The evidence on both photos with the marks: the photo itself, and the rival's."""
     photo, other = shown(one.answer, image, preprocess)[0], shown(one.rival, one.picture, preprocess)[0]
-    numbers = [str(n) for n in range(1, len(one.matches) + 1)]
+    numbers = [str(n) if match.sure else f"{n}?" for n, match in enumerate(one.matches, 1)]
     here: list[Mark] = [(n, match.place) for n, match in zip(numbers, one.matches, strict=True)]
     there: list[Mark] = [(n, match.place_there) for n, match in zip(numbers, one.matches, strict=True)]
     there += [(chr(65 + n), region.place) for n, region in enumerate(one.lacks)]
