@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).parents[1] / "src" / "finercam"
-LINES = 34_800
+LINES = 35_000
 """Lines of Python in the package: room for traits, drop-ins and exports, to be drawn in when they have landed."""
 LONGEST, USUAL, SHARE = 60, 22, 0.9
 """Lines of the longest function, and lines that most functions do not exceed.
