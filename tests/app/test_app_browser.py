@@ -107,7 +107,7 @@ def royal():
     """What Python says of the picture that the app begins with."""
     loaded = load_model("fieldguide/cnn")
     image = loaded.preprocess(Fieldguide(12, seed=4242).image(5))[None]
-    return FinerCAM(loaded.model, "gradcam", class_names=loaded.class_names, keep=49)(image)
+    return FinerCAM(loaded.model, class_names=loaded.class_names, keep=49)(image)
 
 
 def shows(page, text):
@@ -141,20 +141,21 @@ def test_clicks_are_questions_and_answers_are_python_s(opened, royal, tmp_path):
     photo = shown(royal, Fieldguide(12, seed=4242).image(5), load_model("fieldguide/cnn").preprocess)[0]
     page = opened(viewport={"width": 1280, "height": 900})
     shows(page, "Why \u2068Royal Pippin\u2069 99.7 %, and not \u2068Barred Pippin\u2069 0.2 %?")
+    assert page.locator("#method input").input_value() == "Fine (default)"
     same(page, royal, photo, tmp_path)
     page.locator("#gamma input[type=range]").focus()
     for _ in range(8):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => document.querySelector('#gamma input[type=number]').value === '1'")
+    page.wait_for_function("() => document.querySelector('#gamma input[type=number]').value === '1.4'")
     wait(page, "#details", "without a run of the model")
     page.wait_for_timeout(500)  # the last of eight moves
-    same(page, royal.ask(gamma=1.0), photo, tmp_path)
+    same(page, royal.ask(gamma=1.4), photo, tmp_path)
     page.locator("#rivals label").nth(2).click()
     page.wait_for_function("() => document.querySelectorAll('#headline .against').length === 2")
     names = royal.class_names
     third = int(royal.logits[0].topk(4).indices[3])
     assert page.locator("#headline .against").nth(1).inner_text() == f"\u2068{names[third]}\u2069"
-    both = royal.ask(against=[int(royal.references[0, 0]), third], gamma=1.0)
+    both = royal.ask(against=[int(royal.references[0, 0]), third], gamma=1.4)
     same(page, both, photo, tmp_path)
     page.locator("#reverse").click()
     shows(page, "Why \u2068Barred Pippin\u2069")

@@ -90,6 +90,46 @@ def test_questions_equal_python_s_and_do_not_run_the_model(cnn, result, pixels, 
     assert questions.ask(result, against=[unlikely]).ran and runs == [1]
 
 
+def test_the_usual_question_is_that_of_the_library(cnn, pixels, runs):
+    explain = FinerCAM(load_model("fieldguide/cnn").model, class_names=cnn.class_names)
+    expected = explain(pixels)
+    fine = questions.look(cnn, questions.gallery()[5], cnn.usual_method, gamma=cnn.usual_gamma)
+    assert fine.method == "fine" and fine.answer.layers == expected.layers and len(expected.layers) > 1
+    torch.testing.assert_close(fine.answer.signed, expected.signed, rtol=1e-4, atol=1e-8)
+    runs.clear()
+    weaker, back = questions.ask(fine, gamma=0.5), questions.reverse(fine)
+    assert not weaker.ran and not back.ran and views.plain(fine) and runs == []
+    torch.testing.assert_close(weaker.answer.signed, expected.ask(gamma=0.5).signed, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(back.answer.signed, expected.reverse().signed, rtol=1e-4, atol=1e-8)
+    other = questions.rivals(fine)[3]
+    moved = questions.ask(fine, against=[other])
+    assert moved.ran and len(runs) == 1 and "the model ran once" in views.details(moved)
+    torch.testing.assert_close(moved.answer.signed, explain(pixels, against=[[other]]).signed, rtol=1e-4, atol=1e-8)
+
+
+def test_the_preset_and_a_method_answer_the_same_question(cnn, pixels):
+    fine = questions.look(cnn, questions.gallery()[5], "fine", "nearest", 2, gamma=0.8)
+    plainer = questions.switch(fine, "gradcam")
+    assert (plainer.method, plainer.ran, plainer.against) == ("gradcam", True, fine.against)
+    expected = FinerCAM(cnn.model, "gradcam")(pixels, against=[fine.against], gamma=0.8)
+    assert plainer.answer.layers == expected.layers
+    torch.testing.assert_close(plainer.answer.signed, expected.signed, rtol=1e-4, atol=1e-8)
+    back = questions.switch(plainer, "fine")
+    assert back.method == "fine" and torch.equal(back.answer.signed, fine.answer.signed)
+    retargeted = questions.ask(back, target=fine.against[0])  # the strategy is still the one that was chosen
+    assert retargeted.against == questions.ask(fine, target=fine.against[0]).against and len(retargeted.against) == 2
+    alone = questions.switch(questions.ask(fine, against=[]), "gradcam")
+    assert alone.alone and alone.against == []
+
+
+def test_a_vision_transformer_keeps_two_directions():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=12).eval()
+    vit = opened.Opened("vit", model, Preprocess((64, 64)), None)
+    fine = questions.look(vit, questions.gallery()[5], "fine", gamma=1.0)
+    assert fine.answer.method == "relevance" and fine.answer.seen[0][1].directions.shape[1] == 2
+
+
 @pytest.mark.parametrize(("strategy", "count"), [("similar", 3), ("nearest", 2), ("all", 1)])
 def test_strategies_pick_as_python_s(cnn, result, pixels, strategy, count):
     found = questions.pick(result, strategy, count)

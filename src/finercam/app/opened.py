@@ -11,6 +11,7 @@ from threading import RLock
 
 from torch import nn
 
+from finercam.core.presets import DEFAULT, PRESETS
 from finercam.errors import FinerCAMError
 from finercam.explainer import FinerCAM
 from finercam.images import Preprocess
@@ -40,12 +41,13 @@ class Opened:
 
     @property
     def usual_method(self) -> str:
-        return "value-attention" if self.by_words else "gradcam"
+        """A method, or the name of the preset that `FinerCAM(model)` takes."""
+        return "value-attention" if self.by_words else DEFAULT
 
     @property
     def usual_gamma(self) -> float:
-        """The best of the measured ones: docs/evaluation.md, docs/zeroshot.md."""
-        return 0.3 if self.by_words else 0.6
+        """The best of the measured ones: docs/fine.md, docs/zeroshot.md."""
+        return 0.3 if self.by_words else PRESETS[DEFAULT].gamma
 
 
 def model_choices(more: Sequence[str] = ()) -> list[str]:
@@ -119,13 +121,19 @@ def read_texts(typed: str) -> tuple[str, ...]:
 
 
 def explainer(opened: Opened, method: str, texts: tuple[str, ...] = ()) -> FinerCAM:
-    """The explainer of a model, which keeps enough for every question that the page offers."""
+    """The explainer of a model, for a method or for the default preset.
+
+    A method keeps enough for every question that the page offers. The preset keeps any γ of the question and the plain
+    map beside it: each further class costs a run of all its layers backwards.
+    """
     with ONE_AT_A_TIME:
         return _explainer(opened, method, texts if opened.by_words else ())
 
 
 @lru_cache(maxsize=8)
 def _explainer(opened: Opened, method: str, texts: tuple[str, ...]) -> FinerCAM:
+    if not opened.by_words and method == DEFAULT:
+        return FinerCAM(opened.model, preset=method, class_names=opened.class_names, keep="contrast")
     if not opened.by_words:
         return FinerCAM(opened.model, method, class_names=opened.class_names, keep=RIVALS + 1)
     from finercam.zeroshot import ZeroShotClassifier

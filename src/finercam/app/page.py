@@ -20,6 +20,7 @@ from finercam.app import questions, views
 from finercam.app.files import KINDS
 from finercam.app.opened import Opened, model_choices, open_model, read_texts
 from finercam.app.questions import STRATEGIES, Picture, Result
+from finercam.core.presets import DEFAULT, PRESETS
 from finercam.errors import FinerCAMError
 from finercam.images import read_image
 from finercam.view.drawn import VIEWS
@@ -106,7 +107,7 @@ class Page:
                 self.plain = gr.HTML(elem_id="plain", min_height=200)
                 self.finer = gr.HTML(elem_id="finer", min_height=200)
             self.gamma = gr.Slider(
-                0, 2, 0.6, step=0.05, label="γ", info="strength of the contrast: 0 is the plain map", buttons=[],
+                0, 2, PRESETS[DEFAULT].gamma, step=0.05, label="γ", info="strength of the contrast: 0 is the plain map", buttons=[],
                 elem_id="gamma",
             )  # fmt: skip
             self.view = gr.Radio(
@@ -121,7 +122,7 @@ class Page:
                     elem_id="model",
                 )  # fmt: skip
                 self.method = gr.Dropdown(
-                    _methods(False), value="gradcam", label="Method", info="how evidence becomes a map",
+                    _methods(False), value=DEFAULT, label="Method", info="how evidence becomes a map",
                     min_width=200, elem_id="method",
                 )  # fmt: skip
 
@@ -170,7 +171,7 @@ class Page:
             self.other: gr.update(choices=names, value=None),
             self.texts: gr.update(visible=result.opened.by_words),
             self.gamma: float(result.answer.gamma[0]),
-            self.method: gr.update(choices=_methods(result.opened.by_words), value=result.answer.method),
+            self.method: gr.update(choices=_methods(result.opened.by_words), value=result.method),
         }
 
     # --- what can be done
@@ -273,7 +274,8 @@ class Page:
         opened = self._opened(model)
         if usual:  # a model of another kind: what was measured to be best for it
             gamma, method = opened.usual_gamma, opened.usual_method
-        method = method if method in _methods(opened.by_words) else opened.usual_method
+        fitting = [name for _, name in _methods(opened.by_words)]
+        method = method if method in fitting else opened.usual_method
         typed = read_texts(texts) if opened.by_words else ()
         result = questions.look(opened, picture, method, strategy, int(count), float(gamma), weights, typed)
         return self._fresh(result, view)
@@ -292,7 +294,7 @@ class Page:
             return self._shown(questions.switch(result, method), view)
         except FinerCAMError as error:  # the menu goes back to the method of the map
             return {
-                self.method: result.answer.method,
+                self.method: result.method,
                 self.notice: gr.update(value=views.notice(str(error)), visible=True),
             }
 
@@ -349,10 +351,15 @@ def asset(name: str) -> str:
     return resources.files("finercam.app").joinpath(name).read_text(encoding="utf-8")
 
 
-def _methods(by_words: bool) -> list[str]:
-    """The methods that fit: some need the towers of an image–text model, and are offered first for one."""
+def _methods(by_words: bool) -> list[tuple[str, str]]:
+    """What to read, and the name, of the default preset and of the methods that fit.
+
+    Some methods need the towers of an image–text model. They are offered first for one, and no preset is.
+    """
     fitting = [name for name in methods.names() if methods.get(name).fits(by_words)]
-    return sorted(fitting, key=lambda name: not methods.get(name).needs_text)
+    fitting.sort(key=lambda name: not methods.get(name).needs_text)
+    preset = [] if by_words else [(f"{DEFAULT.capitalize()} (default)", DEFAULT)]
+    return [*preset, *((name, name) for name in fitting)]
 
 
 def _small(image: Image.Image) -> Image.Image:

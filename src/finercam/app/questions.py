@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from finercam.app.opened import ONE_AT_A_TIME, RIVALS, Opened, explainer
+from finercam.core.presets import DEFAULT
 from finercam.core.references import NONE
 from finercam.data.fieldguide import Fieldguide
 from finercam.errors import FinerCAMError
@@ -53,12 +54,13 @@ class Picture:
 class Result:
     """A picture, the model that explained it, and the answer; `photo (H, W, 3)` is what the maps lie on.
 
-    `seconds` is how long the answer took, and `ran` whether the model had to run for it. While `alone`, no rival is
+    `method` is a method, or the default preset. `seconds` is how long the answer took, and `ran` whether the model had to run for it. While `alone`, no rival is
     ticked, and the plain map is shown.
     """
 
     picture: Picture
     opened: Opened
+    method: str
     answer: Explanation
     photo: np.ndarray
     texts: tuple[str, ...]
@@ -152,7 +154,7 @@ def look(
             explain = explain.with_settings(references=strategy, num_references=int(count))
             answer = explain(pixels, gamma=gamma, weights=weights)
     photo = shown(answer, picture.image, opened.preprocess)[0]
-    return Result(picture, opened, answer, photo, texts, perf_counter() - began, True)
+    return Result(picture, opened, method, answer, photo, texts, perf_counter() - began, True)
 
 
 def ask(
@@ -188,10 +190,26 @@ def pick(result: Result, strategy: str, count: int) -> Result:
 
 
 def switch(result: Result, method: str) -> Result:
-    """The same question by another method; the model runs only where that method reads other evidence."""
-    if method == result.answer.method:
+    """The same question by another method, or by the default preset.
+
+    The model runs where the method reads other evidence; the preset also reads other layers.
+    """
+    if method == result.method:
         return result
-    return _answered(result, lambda answer: answer.ask(method=method), result.alone)
+    other = DEFAULT in (method, result.method)
+
+    def again(answer: Explanation) -> Explanation:
+        if not other:
+            return answer.ask(method=method)
+        question = answer.question
+        strategy = {"references": question.references, "num_references": question.num_references}
+        explain = explainer(result.opened, method, result.texts).with_settings(**strategy)
+        assert answer.images is not None
+        asked = {"gamma": answer.gamma, "weights": answer.contrast.weights, "target": answer.target}
+        rivals = [d for d in answer.references[0].tolist() if d != NONE]
+        return explain(answer.images, against=[rivals] if rivals else None, **asked)
+
+    return replace(_answered(result, again, result.alone), method=method)
 
 
 def reverse(result: Result) -> Result:
