@@ -29,7 +29,7 @@ def assert_same(found, expected) -> None:
         ("cnn", {"method": "layercam", "layer": "stage1"}),
         ("cnn", {"method": "hirescam", "layer": ["stage1", "stage2"], "fusion": "product"}),
         ("gap", {}),
-        ("vit", {"keep": "references"}),
+        ("vit", {"preset": "fast", "keep": "references"}),
     ],
 )
 def test_a_compiled_model_gives_the_same_answers(toys, pictures, kind, options):
@@ -52,7 +52,7 @@ def test_a_compiled_model_gives_the_same_answers(toys, pictures, kind, options):
 
 @pytest.mark.slow
 def test_rows_that_nothing_reads_are_left_out_of_a_compiled_tail(toys, pictures):
-    explain = FinerCAM(toys.vit(), compile=BACKEND)
+    explain = FinerCAM(toys.vit(), preset="fast", compile=BACKEND)
     explain(pictures(2))
     (split,) = explain.classifier.splits._found.values()
     graph = split.parts[1].function._orig_mod.graph

@@ -61,6 +61,11 @@ class Recorder(TorchDispatchMode):
     True
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would import its compiler, which takes seconds, to keep it out of this class."""
+        return False
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.graph = fx.Graph()
