@@ -107,6 +107,7 @@ def test_every_page_with_code_is_run():
         "tokens.md",
         "fine.md",
         "exports.md",
+        "traits.md",
         "deploy.md",
         "rival.md",
     }
@@ -126,6 +127,7 @@ def test_every_page_with_code_is_run():
         "tokens.md",
         "fine.md",
         "exports.md",
+        "traits.md",
         "deploy.md",
         "volumes.md",
         "rival.md",
