@@ -226,6 +226,19 @@ class FinerCAM:
         layers.sort(key=lambda maps: -maps[0, 0].numel())
         return tuple(layers), torch.cat([source.logits for source in seen])
 
+    def without_relevance(self, images: Tensor) -> FinerCAM:
+        """An explainer with HiResCAM of the last layer where the preset chose relevance for this model; else itself.
+
+        `images` are one or more that the model takes; the choice depends on what the model makes of them.
+        """
+        self._choose_recipe(images)
+        if not self.question.method.relevance or {"method", "layer"} & set(self._given):
+            return self
+        other = copy.copy(self)
+        other.classifier = copy.copy(self.classifier)
+        other._use(LAST_TOKENS)
+        return other
+
     def with_settings(self, *, keep: Keep | None = None, **question: Any) -> FinerCAM:
         """An explainer of the same model with other settings; what is None stays as it was."""
         other = copy.copy(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def write_graph(model: str, out: Path, size: int | None, *, terms: bool = False,
     """Load a model and export it with an explainer of these settings."""
     import torch
 
+    from finercam.commands.console import complain
     from finercam.commands.explain import load
     from finercam.explainer import FinerCAM
     from finercam.export.onnx import export_onnx
@@ -75,4 +77,10 @@ def write_graph(model: str, out: Path, size: int | None, *, terms: bool = False,
         )
     explain = FinerCAM(loaded.model, class_names=loaded.class_names, **settings)
     images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return export_onnx(explain, images, out, preprocess=loaded.preprocess, name=loaded.name or model, terms=terms)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*cannot be exported")  # printed below, as one line
+        name = loaded.name or model
+        written = export_onnx(explain, images, out, preprocess=loaded.preprocess, name=name, terms=terms)
+    if written.about["note"] is not None:
+        complain(written.about["note"])
+    return written

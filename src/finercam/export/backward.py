@@ -39,10 +39,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _convolution(
-    gradient: Tensor, x: Tensor, weight: Tensor, _bias: Any, stride: Sizes, padding: Sizes, dilation: Sizes,
-    transposed: bool, _output_padding: Sizes, groups: int, wanted: Sequence[bool],
-) -> tuple[Tensor | None, None, None]:  # fmt: skip
-    """The gradient of the input; those of the weights are never wanted, because parameters are frozen."""
+    gradient: Tensor, x: Tensor, weight: Tensor, _bias: Any, *how: Any
+) -> tuple[Tensor | None, None, None]:
+    """The gradient of the input; those of the weights are never wanted, because parameters are frozen.
+
+    `how` is stride, padding, dilation, transposed, output padding, groups, and which gradients are wanted.
+    """
+    stride, padding, dilation, transposed, _, groups, wanted = how
     if any(wanted[1:]):
         raise FinerCAMError("the tail differentiates its own weights, which a graph for deployment cannot do")
     if not wanted[0]:

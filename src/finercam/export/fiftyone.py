@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 from finercam.errors import FinerCAMError
@@ -17,7 +18,7 @@ def fiftyone(records: Iterable[Record], field: str = "finercam") -> list[Any]:
     Add them to a dataset with `dataset.add_samples(...)`. Raises FinerCAMError without the package `fiftyone`.
     """
     try:
-        import fiftyone as fo
+        fo: Any = import_module("fiftyone")
     except ImportError:
         raise FinerCAMError("samples for FiftyOne need the package fiftyone: pip install fiftyone") from None
     samples = []

@@ -67,16 +67,22 @@ def export_onnx(
         terms: add the two maps of each layer, for and against the target, as `terms_0`, …: every gamma follows from
             them without a further run. Costs a second run of the tail backwards.
 
+    Where the preset chose relevance (`fine` on plain ViTs), which no graph can hold, the graph has HiResCAM of the last
+    layer instead; a warning and the metadata's entry `note` say so.
+
     Raises FinerCAMError for a question or model that cannot be exported, and for a graph whose maps differ.
     """
     _check_libraries()
     images = explain.classifier.prepared(images)
-    source = explain.capture(images)
+    explain, note = _exportable(explain, images)
+    if note is not None:
+        warnings.warn(note, stacklevel=2)
     _refuse(explain, images, terms)
+    source = explain.capture(images)
     rows = explain.head_rows(source.logits.shape[1])
     traced = Traced(source, explain.question, rows, terms)
     batch, program = _program(traced, images)
-    described = _described(explain, traced, images, batch, preprocess, name)
+    described = {**_described(explain, traced, images, batch, preprocess, name), "note": note}
     with whole_file(file) as partial:
         _save(program, partial, described)
         described["difference"] = compared(partial, explain, images, batch)
@@ -105,6 +111,17 @@ def _check_libraries() -> None:
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise FinerCAMError(f"exporting needs {', '.join(missing)}: pip install 'finercam[onnx]'")
+
+
+def _exportable(explain: FinerCAM, images: Tensor) -> tuple[FinerCAM, str | None]:
+    """The explainer, or the one of its preset without relevance, with a line that says so."""
+    other = explain.without_relevance(images)
+    if other is explain:
+        return explain, None
+    return other, (
+        f"{explain.question.method.label} at several layers, the preset's choice for this model, cannot be exported; "
+        f"the graph has {other.question.method.label} at the last layer instead, as preset='fast'"
+    )
 
 
 def _refuse(explain: FinerCAM, images: Tensor, terms: bool) -> None:

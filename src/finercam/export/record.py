@@ -46,7 +46,7 @@ class Record:
         """The record of an explanation of one image; `preprocess` says which part of the photo the model saw."""
         from finercam.view.drawn import drawn
 
-        box = (0.0, 0.0, *map(float, size)) if preprocess is None else preprocess.crop_box(size)
+        box = (0.0, 0.0, float(size[0]), float(size[1])) if preprocess is None else preprocess.crop_box(size)
         return cls(file, size, answer, on_photo(drawn(answer).numpy(), size, box), open)
 
 
@@ -129,7 +129,8 @@ def lit(record: Record, level: float = LEVEL) -> list[Lit]:
         raise FinerCAMError("lit regions need scipy: pip install 'finercam[export]'") from None
     if not 0 < level <= 1:
         raise FinerCAMError(f"level={level!r}: expected a share of the full brightness in (0, 1], such as 0.5")
-    labels, count = ndimage.label(record.map >= level)
+    labelled: Any = ndimage.label(record.map >= level)
+    labels, count = labelled
     total, found = float(record.map.sum()), []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels, count), 1):
         mask = labels == number

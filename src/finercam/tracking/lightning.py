@@ -16,10 +16,10 @@ from finercam.explainer import FinerCAM
 from finercam.tracking.sinks import log_contrasts, takes_pictures
 
 try:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback  # pyright: ignore[reportMissingImports]
 except ImportError:
     try:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise FinerCAMError("ContrastCallback needs Lightning: pip install lightning") from None
 

@@ -53,7 +53,7 @@ def _tensorboard(writer: Any, tag: str, pictures: list[Image.Image], step: int |
 
 
 def _wandb(run: Any, tag: str, pictures: list[Image.Image], step: int | None) -> None:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     run.log({tag: [wandb.Image(picture) for picture in pictures]}, step=step)
 
