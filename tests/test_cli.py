@@ -139,8 +139,10 @@ class TestExplain:
         assert entry["strategy"] == "explicit"
 
     def test_verify_prints_what_the_margin_becomes(self, model, photos, tmp_path):
-        done = run("explain", photos / "a.png", "-m", model, "-o", tmp_path, "--verify")
+        page = tmp_path / "page.html"
+        done = run("explain", photos / "a.png", "-m", model, "-o", tmp_path, "--verify", "--html", page)
         assert done.exit_code == 0
+        assert '"checked": "without the lit 5% the margin falls from' in page.read_text().replace('":"', '": "')
         assert "a.png: without the lit 5% the margin falls from" in " ".join(done.stdout.split())
 
     def test_as_many_rivals_as_photos_are_rivals_of_each_photo(self, model, photos, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.metrics.fill import as_fill
 from finercam.metrics.perturb import pixel_counts, rank_pixels
+
+if TYPE_CHECKING:
+    from finercam.beside import Beside
 
 __all__ = ["Certificate", "certify"]
 
@@ -26,7 +30,7 @@ class Certificate:
 
     `before (N,)`; `lit`, `plain` and `random`, `(N, F)` for F fills: without the pixels with the most evidence, without as
     many of the plain map, and without the lit region moved to random places. A map that found the deciding pixels
-    lowers the margin more than both.
+    lowers the margin more than both. `answer` is what was checked; a report shows it with its line.
     """
 
     share: float
@@ -35,12 +39,14 @@ class Certificate:
     lit: Tensor
     plain: Tensor
     random: Tensor
+    answer: Explanation | Beside = field(repr=False)
 
     @property
     def lines(self) -> list[str]:
         """One line an image, for people."""
         return [
-            f"without the lit {self.share:.0%} the margin falls from {before:.1f} to "
+            f"without the lit {self.share:.0%} the margin {'falls' if max(after[0]) < before else 'goes'} from "
+            f"{before:.1f} to "
             + ", ".join(
                 f"{lit:.1f} ({fill}; plain map {plain:.1f}, random places {random:.1f})"
                 for fill, lit, plain, random in zip(self.fills, *after, strict=True)
@@ -92,7 +98,7 @@ def certify(
         gamma=1.0,
     ).view(len(answer), copies)
     after = margins[:, 1:].view(len(answer), len(fills), -1)
-    return Certificate(share, fills, margins[:, 0], after[..., 0], after[..., 1], after[..., 2:].mean(2))
+    return Certificate(share, fills, margins[:, 0], after[..., 0], after[..., 1], after[..., 2:].mean(2), answer)
 
 
 def _most_evidence(answer: Explanation, share: float) -> Tensor:

@@ -150,8 +150,11 @@ def test_clicks_are_questions_and_answers_are_python_s(opened, royal, tmp_path):
     wait(page, "#details", "without a run of the model")
     page.wait_for_timeout(500)  # the last of eight moves
     same(page, royal.ask(gamma=1.4), photo, tmp_path)
+    page.locator("#verify").click()
+    wait(page, "#details", f"Checked: {royal.ask(gamma=1.4).verify()}.")
     page.locator("#rivals label").nth(2).click()
     page.wait_for_function("() => document.querySelectorAll('#headline .against').length === 2")
+    assert "Checked" not in page.locator("#details").inner_text()
     names = royal.class_names
     third = int(royal.logits[0].topk(4).indices[3])
     assert page.locator("#headline .against").nth(1).inner_text() == f"\u2068{names[third]}\u2069"

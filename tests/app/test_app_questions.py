@@ -294,6 +294,23 @@ def test_methods_that_run_the_model_for_each_channel_say_so(result):
     assert questions.switch(scored, "scorecam") is scored  # what is shown already is not computed again
 
 
+def test_the_certificate_belongs_to_one_question(result, tmp_path):
+    checked = questions.verify(result)
+    line = str(result.answer.verify())
+    assert f"Checked: {line}." in views.details(checked) and "Checked" not in views.details(result)
+    for other in (
+        questions.ask(checked, gamma=0.9),
+        questions.switch(checked, "layercam"),
+        questions.reverse(checked),
+    ):
+        assert other.certificate is None and "Checked" not in views.details(other)
+    alone = questions.ask(checked, against=[])
+    assert "Checked" not in views.details(alone)
+    with pytest.raises(FinerCAMError, match="no margin to check"):
+        questions.verify(alone)
+    assert line in files.write_report(checked, tmp_path).read_text()
+
+
 def test_a_weak_map_says_so_in_the_app(result):
     unlikely = [
         questions.ask(result, target=d, against=[result.target], gamma=1.0) for d in range(0, result.classes, 5)

@@ -33,6 +33,14 @@ def blocks(file):
     return {name: json.loads(content) for name, content in found}
 
 
+def test_a_checked_answer_carries_its_certificate(explain, images, tmp_path):
+    checked, bare = explain()(images[:2]).verify(), explain()(images[2:])
+    found = blocks(write_report([checked, bare], tmp_path / "r.html"))
+    assert [found[f"page-{n}"]["checked"] for n in range(3)] == [*checked.lines, None]
+    pages = blocks(write_report(checked, tmp_path / "one.html"))
+    assert pages["page-1"]["checked"] == checked.lines[1] and len(pages["index"]["images"]) == 2
+
+
 def test_pages_and_table_hold_what_was_asked(explain, images, tmp_path):
     explainer = explain(keep=10)
     answers = [explainer(images[:2], target=[4, 5]), explainer(images[2:], target="bird 6", against=[1])]

@@ -41,7 +41,12 @@ def write_report(result: Result, folder: Path) -> Path:
     file = _file(result, folder, "html")
     with ONE_AT_A_TIME:
         return write_report(
-            result.answer, file, names=[photo.name], images=[photo.image], preprocess=prepare, rivals=rivals
+            result.certificate or result.answer,
+            file,
+            names=[photo.name],
+            images=[photo.image],
+            preprocess=prepare,
+            rivals=rivals,
         )
 
 

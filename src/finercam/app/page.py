@@ -137,6 +137,7 @@ class Page:
             self.rivals = gr.CheckboxGroup([], label="and not", elem_id="rivals")
             self.other = gr.Dropdown([], value=None, label="and not another class", filterable=True, elem_id="other")
             self.reverse = gr.Button("⇄ Ask the reverse question", size="md", elem_id="reverse")
+            self.verify = gr.Button("Check: what if the lit 5 % were removed?", size="md", elem_id="verify")
             with gr.Accordion("How rivals are picked", open=False, elem_id="settings"), gr.Row():
                 self.strategy = gr.Dropdown(
                     list(STRATEGIES), value="predicted", label="References", min_width=110, elem_id="strategy"
@@ -207,6 +208,7 @@ class Page:
         ask(self.rivals.input, lambda result, rivals: questions.ask(result, against=rivals), self.rivals)
         ask(self.weights.select, lambda result, weights: questions.ask(result, weights=weights), self.weights)
         ask(self.reverse.click, questions.reverse)
+        ask(self.verify.click, questions.verify)
         for trigger in (self.strategy.select, self.count.select):
             ask(trigger, questions.pick, self.strategy, self.count)
         on(self.other.select, self._other, [self.result, self.other, self.view], [*some, self.other])

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from finercam.app.opened import ONE_AT_A_TIME, RIVALS, Opened, explainer
+from finercam.certificate import Certificate
 from finercam.core.presets import DEFAULT
 from finercam.core.references import NONE
 from finercam.data.fieldguide import Fieldguide
@@ -35,6 +36,7 @@ __all__ = [
     "rivals",
     "switch",
     "truth",
+    "verify",
 ]
 
 GALLERY, SEED = 12, 4242
@@ -55,7 +57,7 @@ class Result:
     """A picture, the model that explained it, and the answer; `photo (H, W, 3)` is what the maps lie on.
 
     `method` is a method, or the default preset. `seconds` is how long the answer took, and `ran` whether the model had to run for it. While `alone`, no rival is
-    ticked, and the plain map is shown.
+    ticked, and the plain map is shown. `certificate` is what the map was checked by, if it was.
     """
 
     picture: Picture
@@ -67,6 +69,7 @@ class Result:
     seconds: float
     ran: bool
     alone: bool = False
+    certificate: Certificate | None = None
 
     @property
     def shown(self) -> Explanation:
@@ -170,7 +173,7 @@ def ask(
     The model runs only for classes that were not kept. No rival at all asks for the plain map.
     """
     if against is not None and not against:
-        return replace(result, seconds=0.0, ran=False, alone=True)
+        return replace(result, seconds=0.0, ran=False, alone=True, certificate=None)
     rivals = None if against is None else [list(against)]
     alone = result.alone and target is None and against is None
     return _answered(result, lambda one: one.ask(target=target, against=rivals, gamma=gamma, weights=weights), alone)
@@ -219,6 +222,14 @@ def reverse(result: Result) -> Result:
     return _answered(result, lambda answer: answer.reverse())
 
 
+def verify(result: Result) -> Result:
+    """The same answer with what the margin becomes without the lit pixels; the model runs on copies of the picture."""
+    if not result.against:
+        raise FinerCAMError("the question has no rival, so there is no margin to check; choose one")
+    with ONE_AT_A_TIME:
+        return replace(result, certificate=result.answer.verify())
+
+
 def rivals(result: Result) -> list[int]:
     """The classes to offer: those of the question, then the likeliest, in the order of their logits."""
     logits = result.answer.logits[0]
@@ -251,4 +262,4 @@ def _answered(result: Result, question: Callable[[Explanation], Explanation], al
     with ONE_AT_A_TIME:
         answer = question(result.answer)
     ran = answer.seen is not result.answer.seen
-    return replace(result, answer=answer, seconds=perf_counter() - began, ran=ran, alone=alone)
+    return replace(result, answer=answer, seconds=perf_counter() - began, ran=ran, alone=alone, certificate=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from html import escape
 from pathlib import Path
 
@@ -72,7 +72,6 @@ def headline(result: Result) -> str:
     if len(result.against) > 3:
         named.append(f"{len(result.against) - 3} more")
     question = f"Why {c}, and not {' or '.join(named)}?" if named else f"What speaks for {c}?"
-    best = int(result.answer.logits[0].argmax())
     target, best = result.target, int(result.answer.logits[0].argmax())
     prediction = "this is the prediction" if best == target else f"the prediction is {_named(result, best)}"
     model = Path(result.opened.name).name if Path(result.opened.name).is_dir() else result.opened.name
@@ -94,6 +93,8 @@ def details(result: Result) -> str:
     lines = [
         f"{escape(answer.question.method.label)} at {escape(', '.join(answer.layers))} ({height}×{width}) · {took}, {how}"
     ]
+    if result.certificate is not None:
+        lines.append(f"Checked: {escape(str(result.certificate))}.")
     known = truth(result)
     if known is not None:
         plain, finer, parts = known
@@ -152,6 +153,4 @@ def _text(name: str) -> str:
 
 def pixels(uri: str) -> np.ndarray:
     """The picture `(H, W, 3)` out of a data address, as the page holds it."""
-    from base64 import b64decode
-
     return np.asarray(Image.open(io.BytesIO(b64decode(uri.split(",", 1)[1]))))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finercam.beside import Beside, Examples
+    from finercam.certificate import Certificate
     from finercam.explainer import FinerCAM
     from finercam.explanation import Explanation
     from finercam.export.folder import Folder
@@ -161,7 +162,7 @@ class Job:
     photos: Examples | None = None
     """The folder's photos that were read."""
     rows: list[tuple[str, ...]] = field(default_factory=list)
-    answers: list[Explanation | Beside] = field(default_factory=list)
+    answers: list[Explanation | Beside | Certificate] = field(default_factory=list)
     failures: int = 0
     pending: list[tuple[Path, str]] = field(default_factory=list)
     """Errors that are not printed yet: until a photo succeeds, the question itself may be wrong for all of them."""
@@ -259,6 +260,7 @@ class Job:
         from finercam.images import read_image
 
         beside = self._beside(answer)
+        entry: Explanation | Beside | Certificate = answer if beside is None else beside
         self.folder.add(
             answer,
             photo.path.stem,
@@ -270,9 +272,11 @@ class Job:
         )
         self.rows.append(_row(photo.path, answer, self.top))
         if self.verify:
-            self.checked.append(f"{photo.path.name}: {answer.verify()}")
+            certificate = answer.verify()
+            self.checked.append(f"{photo.path.name}: {certificate}")
+            entry = replace(certificate, answer=entry)
         if self.page:
-            self.answers.append(answer if beside is None else beside)
+            self.answers.append(entry)
 
     def _beside(self, answer: Explanation) -> Beside | None:
         """The rival's photo with the reversed question, if the folder of examples has one of it."""

@@ -117,6 +117,7 @@ function refreshControls() {
   if (page.photo) for (const photo of document.querySelectorAll(".stage img")) showPicture(photo, page.photo, mute(state.mode));
   refreshMethods(method);
   refreshAbout(method);
+  refreshChecked();
   refreshBeside();
   byId("position").textContent = `${state.picture + 1} / ${index.images.length}`;
   byId("previous").disabled = table.neighbour(state.picture, -1) === null;
@@ -124,7 +125,12 @@ function refreshControls() {
   document.title = `${row.name} · ${index.title}`;
 }
 
-// The rival's photo belongs to the question as it was asked, and does not follow the controls.
+// The certificate and the rival's photo belong to the question as it was asked, and do not follow the controls.
+function refreshChecked() {
+  byId("checked").hidden = !page.checked;
+  byId("checked").textContent = page.checked ? `Checked as asked: ${page.checked}.` : "";
+}
+
 function refreshBeside() {
   const { beside } = page;
   byId("beside").hidden = !beside;

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from finercam.beside import Beside
+from finercam.certificate import Certificate
 from finercam.errors import FinerCAMError
 from finercam.explanation import Explanation
 from finercam.images import Preprocess
@@ -39,7 +40,7 @@ SCRIPTS = ("numbers.js", "draw.js", "state.js", "table.js", "words.js", "sheet.j
 
 
 def write_report(
-    answers: Explanation | Iterable[Explanation | Beside],
+    answers: Explanation | Certificate | Iterable[Explanation | Beside | Certificate],
     file: str | os.PathLike[str],
     *,
     names: Sequence[str] | None = None,
@@ -57,7 +58,8 @@ def write_report(
 
     Args:
         answers: one explanation (of a batch), or an iterable of several, which are written one by one. What
-            `answer.beside(photos)` gives is shown with the rival's photo, which is then part of the page.
+            `answer.beside(photos)` gives is shown with the rival's photo, which is then part of the page, and what `answer.verify()` gives with
+            what the margin becomes without the lit pixels.
         file: the HTML file. It is replaced only when the new one is complete.
         names: a name for each image, such as its file name, in the order of all answers.
         images: the pictures, if the answers do not store them: normalised tensors `(3, H, W)`, PIL images or paths.
@@ -86,13 +88,13 @@ def write_report(
         raise FinerCAMError("the live report needs jinja2: pip install 'finercam[report]'") from None
     if not 1 <= rivals <= 40:
         raise FinerCAMError(f"rivals={rivals}: expected 1 to 40 classes besides the target")
-    several = [answers] if isinstance(answers, Explanation) else answers
+    several = [answers] if isinstance(answers, Explanation | Certificate) else answers
     given = {"names": names, "images": images, "labels": labels}
     pages = _Pages(given, preprocess, examples, rivals, methods)
     return _write(_rendered(pages, several, literal(title)), Path(file))
 
 
-def _rendered(pages: _Pages, answers: Iterable[Explanation | Beside], title: str) -> Iterator[str]:
+def _rendered(pages: _Pages, answers: Iterable[Explanation | Beside | Certificate], title: str) -> Iterator[str]:
     """The HTML in parts, so that a page of many images does not have to fit into memory."""
     script = '"use strict";\n(() => {\n' + "\n".join(asset(name) for name in SCRIPTS) + "})();\n"
     return render(
@@ -119,8 +121,9 @@ class _Pages:
     examples: dict[str, str] = field(default_factory=dict)
     latin: dict[str, str] = field(default_factory=dict)
 
-    def of(self, answers: Iterable[Explanation | Beside]) -> Iterator[dict[str, Any]]:
-        for given in answers:
+    def of(self, answers: Iterable[Explanation | Beside | Certificate]) -> Iterator[dict[str, Any]]:
+        for entry in answers:
+            given, lines = (entry.answer, entry.lines) if isinstance(entry, Certificate) else (entry, None)
             answer = given.answer if isinstance(given, Beside) else given
             if not isinstance(answer, Explanation):
                 raise FinerCAMError(f"a {type(given).__name__} given as an answer: expected an Explanation")
@@ -133,8 +136,8 @@ class _Pages:
             for what in self.given:  # checked before the work
                 self._check(what, len(self.rows) + len(answer), exact=False)
             apart = with_rivals(answer, self.rivals)
-            for one, one_apart in zip(answer, apart, strict=True):
-                page = self._page(one, one_apart)
+            for at, (one, one_apart) in enumerate(zip(answer, apart, strict=True)):
+                page = self._page(one, one_apart) | {"checked": None if lines is None else lines[at]}
                 yield page | self._beside(given, len(self.rows) - 1) if isinstance(given, Beside) else page
         if not self.rows:
             raise FinerCAMError("no explanation was given; a report needs at least one image")
