@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from finercam import FinerCAM
+from finercam.core.fuse import FUSIONS
 from finercam.report import write_report
 from finercam.view.drawn import drawn as view_drawn
 from finercam.view.drawn import drawn_signed, strength_of
@@ -429,13 +430,15 @@ def test_score_methods_layers_and_aggregates_in_the_browser(opened, model, image
     same(page, made)
     page.keyboard.press("r")
     same(page, made.ask(target=8, against=[5]))
-    for fusion in ("mean", "product"):
+    for fusion in FUSIONS:
         explain = FinerCAM(model, layer=["1", "3"], class_names=names, fusion=fusion, keep=14)
         made = explain(images[:1], target=5, against=[8, 9])
         page = opened(write_report(made, tmp_path / "l.html"))
         same(page, made)
         slide(page, 1.3)
         same(page, made.ask(gamma=1.3))
+        page.keyboard.press("r")
+        same(page, made.ask(target=8, against=[5], gamma=1.3))
     explain = FinerCAM(model, layer="1", references="all", weights="probability", class_names=names)
     made = explain(images[:1], target=5)
     page = opened(write_report(made, tmp_path / "a.html", rivals=4))
@@ -446,6 +449,20 @@ def test_score_methods_layers_and_aggregates_in_the_browser(opened, model, image
     page.keyboard.press("1")
     first = state(page)["classes"][1]
     same(page, made.ask(gamma=0.25, against=[first], weights="probability"))
+
+
+def test_a_certificate_stays_with_the_question_as_asked(opened, answer, tmp_path):
+    checked = answer[:2].verify()
+    page = opened(write_report([checked, answer[2]], tmp_path / "c.html"), "#/1")
+    assert page.locator("#checked").inner_text() == f"Checked as asked: {checked.lines[0]}."
+    slide(page, 1.3)
+    assert page.locator("#checked").inner_text() == f"Checked as asked: {checked.lines[0]}."
+    page.locator("#next").click()
+    frame(page)
+    assert page.locator("#checked").inner_text() == f"Checked as asked: {checked.lines[1]}."
+    page.locator("#next").click()
+    frame(page)
+    assert not page.locator("#checked").is_visible()
 
 
 def test_light_dark_and_labels(opened, file):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from finercam import FinerCAMError, open_run
+from finercam import FinerCAM, FinerCAMError, load_model, open_run
 from finercam.commands.report import write_run_report
 from finercam.run import explain_dataset
 from finercam.run.reader import stored_answers
@@ -35,6 +35,31 @@ def test_the_command_of_the_page(tmp_path, pictures_in, toy):
     explain_dataset(pictures_in(tmp_path / "data", 3), toy(), tmp_path / "run")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")])
     assert done.exit_code == 0 and "3 images" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_default_preset_from_the_run_to_the_page(tmp_path, pictures_in, saved_model):
+    from finercam.cli import app
+
+    data, out, page = pictures_in(tmp_path / "data", 3), tmp_path / "run", tmp_path / "page.html"
+    line = ["run", str(data), "-m", str(saved_model), "-o", str(out), "--preset", "fine", "--device", "cpu"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    run, loaded = open_run(out), load_model(str(saved_model))
+    explain = FinerCAM(loaded.model, class_names=loaded.class_names)
+    for position, path in enumerate(run.table(["path"]).column("path").to_pylist()):
+        fresh = explain(loaded.preprocess(run.picture(position, path))[None])
+        stored = run[position]
+        assert stored.layers == fresh.layers and len(fresh.layers) > 1
+        assert (stored.method, stored.question.fusion) == ("finecam", "product")
+        assert stored.references.tolist() == fresh.references.tolist()
+        for gamma in (0.0, 0.7, 1.0):
+            torch.testing.assert_close(
+                stored.ask(gamma=gamma).signed, fresh.ask(gamma=gamma).signed, rtol=1e-3, atol=1e-4
+            )
+    done = CliRunner().invoke(app, ["report", str(out), "--html", str(page)])
+    assert done.exit_code == 0, done.output
+    assert page.read_text().count('"fusion":"product"') == 3
 
 
 def test_some_images_for_the_evaluation(tmp_path, pictures_in, toy):

@@ -168,7 +168,10 @@ function fuse(maps, fusion) {
   });
   // The rounding error of each layer, relative to its peak.
   const noise = maps.reduce((sum, map) => sum + map.noise / (largest(map.values, Math.abs) || 1), 0);
-  return { h: finest.h, w: finest.w, values, noise };
+  if (fusion !== "weighted") return { h: finest.h, w: finest.w, values, noise };
+  const peak = largest(values, Math.abs) || 1;
+  const most = noise / (Math.min(...means) * maps.length * peak);
+  return { h: finest.h, w: finest.w, values: values.map((value) => value / peak), noise: most };
 }
 
 // Values within the rounding error are not counted as evidence.
