@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +120,7 @@ class Examples:
         return not isinstance(self.source, (str, os.PathLike, Mapping))
 
     def _given(self, rival: int, names: Sequence[str] | None, num_classes: int) -> list[Any]:
-        source = self.source
+        source: Any = self.source
         if isinstance(source, (str, os.PathLike)):
             return pictures_of_class(Path(source), label(rival, names), rival)[: self.most]
         if isinstance(source, Mapping):
@@ -129,7 +129,8 @@ class Examples:
         single = isinstance(source, (str, os.PathLike, Image.Image)) or (
             isinstance(source, Tensor) and source.ndim == 3
         )
-        return list([source] if single else source)[: self.most]
+        given = [source] if single else list(cast(Any, source))
+        return given[: self.most]
 
     def _readable(self, given: Any) -> Tensor | None:
         try:
@@ -285,7 +286,7 @@ def _compared(answer: Explanation, there: Explanation, layers: Sequence[Tensor])
 
 def _coarse(signed: Tensor) -> Tensor:
     """A map `(1, h, w)` on a grid of at most GRID cells a side."""
-    size = [min(side, GRID) for side in signed.shape[1:]]
+    size = (min(signed.shape[1], GRID), min(signed.shape[2], GRID))
     return F.adaptive_avg_pool2d(signed.float()[None], size)[0, 0]
 
 

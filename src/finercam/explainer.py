@@ -256,7 +256,8 @@ class FinerCAM:
         """Nothing to undo: hooks live only while the model runs."""
 
     def _num_classes(self) -> int | None:
-        return self.classifier.num_classes if self.class_names is self._carried else len(self.class_names)
+        names = None if self.class_names is self._carried else self.class_names
+        return self.classifier.num_classes if names is None else len(names)
 
     def _batches(self, images: Tensor) -> list[slice]:
         """Which images run together: the graph of the tail is alive for so many at a time."""

@@ -264,7 +264,7 @@ def _against(value: Any) -> Against:
         return (_one(value),)
     if not isinstance(value, Sequence):
         raise FinerCAMError(f"against={value!r}: expected class ids or names, or a list of them for each image")
-    rows = [_one(row) for row in value]
+    rows: list[Any] = [_one(row) for row in value]
     nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in rows]
     if any(nested) and not all(nested):
         raise FinerCAMError(

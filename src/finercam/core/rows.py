@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -98,9 +98,9 @@ def _taken(node: fx.Node) -> Rows | None:
     """The row that a `select` reads of its argument."""
     if node.target is not aten.select.int:
         return None
-    given, axis, row = node.args
-    shape = given.meta["shape"]  # type: ignore[union-attr]
-    axis, row = axis % len(shape), row % shape[axis]  # type: ignore[operator]
+    given, axis, row = cast(tuple[fx.Node, int, int], node.args)
+    shape = given.meta["shape"]
+    axis, row = axis % len(shape), row % shape[axis]
     return Rows.of(shape, axis, row)
 
 
@@ -135,12 +135,13 @@ def _moved(node: fx.Node, rows: Rows) -> Through | None:
 def _order(node: fx.Node, rank: int) -> list[int | None] | None:
     """For each axis of the result the axis of the argument that it was; None for a new one."""
     order: list[int | None] = list(range(rank))
+    axes: Any = node.args[1:]
     if node.target is aten.permute.default:
-        return [axis % rank for axis in node.args[1]]  # type: ignore[union-attr,operator]
+        return [axis % rank for axis in axes[0]]
     if node.target is aten.unsqueeze.default:
-        order.insert(node.args[1] % (rank + 1), None)  # type: ignore[operator]
+        order.insert(axes[0] % (rank + 1), None)
         return order
-    first, second = (axis % rank for axis in (node.args[1:3] if len(node.args) > 1 else (0, 1)))  # type: ignore[operator]
+    first, second = (axis % rank for axis in axes[:2] or (0, 1))
     order[first], order[second] = order[second], order[first]
     return order
 

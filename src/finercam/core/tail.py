@@ -47,12 +47,15 @@ class Tail:
         mark = stamp(model)
         if recording is None or recording.writes or mark is None:
             return None
+        kinds = _kinds(model, recording.constants)
+        if kinds is None:
+            return None
         less = without_unread_rows(recording)
         (activation,), given = run.activations, run.given
         with torch.no_grad():
             from_given = given is not None and _same(layer, given, activation)
         tail = cls(
-            (less or recording).compiled(), recording.inputs, recording.constants, _kinds(model, recording.constants),
+            (less or recording).compiled(), recording.inputs, recording.constants, kinds,
             mark, less is not None, from_given,
         )  # fmt: skip
         return tail if agrees(tail.capture(model, activation, given, run.layers[0]), run) else None

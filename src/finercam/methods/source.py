@@ -62,7 +62,7 @@ class Source:
             run = splits.capture(model, layers, images, readout, through_relu)
         if run is not None:
             pass
-        elif tails is None or relevance or len(layers) > 1 or layers[0][0] == INPUT:
+        elif tails is None or relevance or len(layers) != 1 or layers[0][0] == INPUT:
             run, tail = capture(model, layers, images, readout, relevance, through_relu), None
         else:
             run, tail = tails.capture(model, layers[0], images, readout, through_relu)

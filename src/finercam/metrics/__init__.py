@@ -39,7 +39,7 @@ from finercam.metrics.road import Road, road
 from finercam.metrics.sanity import Cascade, random_logit, randomise_parameters
 from finercam.metrics.shape import complexity, mean_intensity, sparseness
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     *("adcc", "average_precision", "coherency", "complexity", "contrastive", "deletion", "energy"),
     *("equal_area_energy", "insertion", "kept_confidence", "mask_iou", "mean_intensity", "part_evidence", "pointing"),
     *("random_logit", "randomise_parameters", "relative_drop", "road", "sparseness", "spearman"),

@@ -21,7 +21,7 @@ LARGEST, THUMBNAIL = 640, 112
 """Longer side in pixels of a page's photo, unless the model's input is larger, and of a small picture."""
 
 
-def seen_by_model(picture: Any, size: tuple[int, int], preprocess: Preprocess | None) -> Image.Image | None:
+def seen_by_model(picture: Any, size: tuple[int, ...], preprocess: Preprocess | None) -> Image.Image | None:
     """The part of a picture that the model sees, at least at the model's `size` (H, W); None for None.
 
     `picture` is as in `finercam.view.shown.shown_picture`. If it is larger than the model's input, it is shown with up

@@ -52,7 +52,7 @@ def strength_of(answer: Explanation) -> Strength:
     return strength(answer.signed[0], answer.plain.signed[0], len(answer.layers) > 1)
 
 
-def smooth(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def smooth(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Enlarge maps `(N, h, w)` to `size` (H, W) by quadratic B-splines with aligned pixel centres.
 
     Unlike bilinear interpolation this makes no star-shaped creases, and unlike bicubic interpolation it does not

@@ -24,7 +24,7 @@ for _module, _names in _MODULES.items():  # the peer's modules with one class ea
     for _name in _names.split():
         sys.modules[f"{__name__}.{_name}"] = globals()[_name] = _module
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     *cams.__all__,
     "SESS",
     "ActivationsAndGradients",
