@@ -42,7 +42,7 @@ class Request:
     >>> Request(batch=0)
     Traceback (most recent call last):
     ...
-    finercam.errors.FinerCAMError: batch=0: expected a whole number of at least 1
+    finercam.errors.FinerCAMError: batch=0: expected a whole number of at least 1, below 2**31
     """
 
     method: str | None = None
