@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo app test quick lint docs bench study fuzz integrations peers clean
+.PHONY: demo app test system quick lint docs bench study fuzz integrations peers clean
 
 demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table here, panels and a page in out/demo
 	$(BIN)/finercam demo --out $(OUT)
@@ -12,11 +12,14 @@ demo: $(VENV)/.ready-demo  ## explain pictures with the built-in model: a table 
 app: $(VENV)/.ready-demo  ## the web app, on this machine only
 	$(BIN)/finercam app
 
-test: $(VENV)/.ready-dev  ## all tests, in two processes with one thread each; an unexpected skip is a failure
-	OMP_NUM_THREADS=1 STRICT_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.ready-dev  ## all tests but whole systems, in two processes with one thread each; an unexpected skip is a failure
+	OMP_NUM_THREADS=1 STRICT_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not system"
+
+system: $(VENV)/.ready-dev  ## the tests that start Ray, browsers, a notebook or killed processes, or build the documentation
+	OMP_NUM_THREADS=1 STRICT_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m system
 
 quick: $(VENV)/.ready-dev  ## without the slow tests: about 92 CPU-seconds over two processes, measured on a busy machine
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not system"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -133,6 +133,7 @@ def test_every_page_with_code_is_run():
         "rival.md",
     ],
 )
+@pytest.mark.system
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run_page(page)
@@ -298,6 +299,7 @@ def practice(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_examples_of_the_help_run(practice):
     for command, lines in EXAMPLES.items():
         for line in lines:
@@ -457,6 +459,7 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_the_site_is_built_strictly_and_fetches_nothing_from_outside(site):
     tags = re.compile(r"<(?:script|link|img|iframe|source|video|audio|object|embed|use)\b[^>]*>", re.IGNORECASE)
     outside = re.compile(r"(?:src|href|data|srcset)\s*=\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE)
@@ -472,6 +475,7 @@ def test_the_site_is_built_strictly_and_fetches_nothing_from_outside(site):
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_every_public_name_is_in_the_reference(site):
     import finercam
 

@@ -20,6 +20,7 @@ def test_what_is_committed_is_small_and_names_no_machine():
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="no nbformat: the notebook is not run")
     nbclient = pytest.importorskip("nbclient", reason="no nbclient: the notebook is not run")

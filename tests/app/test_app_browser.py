@@ -23,6 +23,7 @@ from finercam.view.drawn import picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: the app's browser tests are left out"),
     pytest.mark.skipif(find_spec("playwright") is None, reason="no playwright: the app's browser tests are left out"),

@@ -21,6 +21,7 @@ from finercam.page.runtime import find_runtime
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.skipif(
         find_spec("playwright") is None, reason="no playwright: the page's browser tests are left out"

@@ -15,6 +15,7 @@ from finercam.view.drawn import drawn_signed, strength_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.skipif(
         find_spec("playwright") is None, reason="no playwright: the report's browser tests are left out"

@@ -33,6 +33,7 @@ def workers() -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_a_killed_worker_loses_nothing(tmp_path, pictures_in, saved_model):
     pytest.importorskip("ray")
     data, small = pictures_in(tmp_path / "data", 24), {"shard": 4, "batch": 2, "threads": 1}

@@ -175,6 +175,7 @@ explain_dataset(sys.argv[1], load_model(sys.argv[2]), sys.argv[3], shard=4, batc
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_killed_again_and_again(tmp_path, pictures_in, saved_model):
     """SIGKILL at random moments, twice; benchmarks/kills.py has 1,000 of eight kinds."""
     data, out, chance = pictures_in(tmp_path / "data", 60), tmp_path / "run", random.Random(5)

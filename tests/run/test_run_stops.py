@@ -139,6 +139,7 @@ main(sys.argv[1:])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.system
 def test_interrupted_says_what_is_kept(tmp_path, pictures_in, saved_model, sent, status):
     data, out = pictures_in(tmp_path / "data", 40), tmp_path / "run"
     command = ["run", str(data), "--model", str(saved_model), "--out", str(out), "--shard", "4", "--batch-size", "2"]
@@ -160,6 +161,7 @@ def test_interrupted_says_what_is_kept(tmp_path, pictures_in, saved_model, sent,
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("command", [["methods"], ["run"]])
+@pytest.mark.system
 def test_output_to_a_full_device_is_one_line(tmp_path, pictures_in, saved_model, command):
     if command == ["run"]:
         data = pictures_in(tmp_path / "data", 3)
@@ -188,6 +190,7 @@ def unprivileged() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")
+@pytest.mark.system
 def test_refused_permissions(tmp_path, pictures_in, saved_model):
     data, out = pictures_in(tmp_path / "data", 6), tmp_path / "run"
     command = ["run", str(data), "--model", str(saved_model), "--out", str(out), "--shard", "4"]

@@ -154,6 +154,7 @@ def _traits(index):
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_a_killed_guide_continues_and_repeats_nothing(tmp_path, saved_tiny, photo_list):
     data, out = photo_list(tmp_path / "photos", 12), tmp_path / "out"
     command = [
@@ -182,6 +183,7 @@ def test_a_killed_guide_continues_and_repeats_nothing(tmp_path, saved_tiny, phot
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_ray_workers_collect_the_same_evidence(tmp_path, saved_tiny, photo_list):
     from finercam.models import load_model
     from finercam.run import Cluster
