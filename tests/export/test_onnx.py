@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from finercam import FinerCAM, FinerCAMError
 from finercam.cli import app
-from finercam.export.onnx import _fold_transposes, about, export_onnx
+from finercam.export.onnx import _fold_transposes, about, export_onnx, moved_by_rounding
 from finercam.export.traced import INPUTS, Traced
 
 QUESTIONS = [
@@ -287,6 +287,12 @@ def test_only_what_the_preset_chose_is_replaced(toys, pictures):
     assert fine(images).method == "relevance" and other(images).method == "hirescam"
     for explain in (FinerCAM(fine.model, "relevance", layer="blocks.1"), FinerCAM(toys.cnn())):
         assert explain.without_relevance(images) is explain
+
+
+def test_equal_values_in_a_pooling_window_are_found(deep, pictures):
+    explain = FinerCAM(deep)
+    assert moved_by_rounding(explain, pictures(1, 32)) < 1e-4
+    assert moved_by_rounding(explain, torch.ones(1, 3, 32, 32)) > 1e-3
 
 
 @needs_onnx

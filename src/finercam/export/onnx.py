@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from finercam.core.capture import INPUT
 from finercam.core.views import IDENTITY
 from finercam.errors import FinerCAMError
 from finercam.explainer import FinerCAM
+from finercam.explanation import Explanation
 from finercam.export.traced import INPUTS, Traced, examples
 from finercam.images import Preprocess
 from finercam.io import one_line, whole_file
@@ -29,6 +31,10 @@ METADATA = "finercam"
 """The key of the graph's metadata under which a JSON object describes it."""
 CLOSE = 1e-3
 """Largest difference of the graph's maps from FinerCAM's on the example images; beyond, the export is refused."""
+KINK = 0.02
+"""Largest difference that is accepted where rounding the images moves FinerCAM's own maps as much."""
+ROUNDING = 3e-7
+"""Noise as a share of a pixel's value: a few units in the last place of float32."""
 LARGEST = 2_000_000_000
 """Bytes of the weights that one ONNX file can hold (protobuf ends at 2 GiB)."""
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -242,7 +248,10 @@ def _save(program: Any, file: Path, described: Mapping[str, Any]) -> None:
 
 
 def compared(file: Path, explain: FinerCAM, images: Tensor, batch: int | None) -> float:
-    """The largest difference between the graph's maps and the explainer's; raises FinerCAMError above `CLOSE`."""
+    """The largest difference between the graph's maps and the explainer's; raises FinerCAMError above `CLOSE`.
+
+    A larger one, up to `KINK`, is accepted where the explainer's own maps move half as much by rounding.
+    """
     import onnxruntime
 
     try:
@@ -251,18 +260,31 @@ def compared(file: Path, explain: FinerCAM, images: Tensor, batch: int | None) -
         raise FinerCAMError(f"onnxruntime cannot load the exported graph: {one_line(error)}") from error
     images = images[:1].repeat(batch or 2, 1, 1, 1) if len(images) == 1 else images[: batch or 2]
     count, last = len(images), (explain.classifier.num_classes or 2) - 1
-    usual = float(explain.question.gamma[0])
-    differences = []
+    usual, worst = float(explain.question.gamma[0]), 0.0
     for target, rivals, gamma in ((-1, [-1], usual), (0, [last], 0.5), (last, [0, -1], 1.0)):
         given = (images, torch.full((count,), target), torch.tensor([rivals] * count), torch.full((count,), gamma))
         feeds = {name: value.numpy() for name, value in zip(INPUTS, given, strict=True)}
         _, maps, *_ = session.run(None, feeds)
         named = {} if target == -1 else {"target": target, "against": [r for r in rivals if r >= 0]}
-        answer = explain(images, gamma=gamma, **named)
-        differences.append(float((torch.from_numpy(maps) - answer.maps).abs().max()))
-    difference = max(differences) if all(d == d for d in differences) else float("inf")
-    if difference > CLOSE:
-        raise FinerCAMError(
-            f"the exported graph's maps differ from the model's by {difference:.2g} of their peak; this model cannot be exported"
-        )
-    return difference
+        ask = partial(explain, gamma=gamma, **named)
+        difference = float((torch.from_numpy(maps) - ask(images).maps).abs().max())
+        if not difference <= CLOSE and not difference <= min(
+            2 * moved_by_rounding(ask, images), KINK
+        ):  # also for NaN
+            raise FinerCAMError(
+                f"the exported graph's maps differ from the model's by {difference:.2g} of their peak; this model cannot "
+                "be exported"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def moved_by_rounding(ask: Callable[[Tensor], Explanation], images: Tensor) -> float:
+    """The largest difference of the explainer's own maps for images that differ by rounding, over six draws of noise.
+
+    Where two values in a pooling window are almost equal, or a value is almost at the bend of a ReLU, the order of the
+    same sums decides which gradient passes.
+    """
+    maps, random = ask(images).maps, torch.Generator().manual_seed(0)
+    draws = [images * (1 + ROUNDING * torch.randn(images.shape, generator=random)) for _ in range(6)]
+    return max(float((ask(draw).maps - maps).abs().max()) for draw in draws)
