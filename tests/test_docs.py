@@ -98,41 +98,20 @@ def small(monkeypatch):
 # --- code
 
 
+ALONE = ("index", "quickstart", "fieldguide", "tokens", "fine", "exports", "traits", "deploy", "volumes", "rival")
+"""Pages whose Python needs nothing but the package."""
+
+
 def test_every_page_with_code_is_run():
-    run_here = {
-        "README.md",
-        "index.md",
-        "quickstart.md",
-        "fieldguide.md",
-        "tokens.md",
-        "fine.md",
-        "exports.md",
-        "traits.md",
-        "deploy.md",
-        "rival.md",
-    }
-    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md", "volumes.md"}
+    run_here = {"README.md", *(f"{page}.md" for page in ALONE)}
+    run_here |= {"your-model.md", "troubleshooting.md", "migrating.md", "zeroshot.md", "recipes.md"}
     assert {page for page in PAGES if code(page)} == run_here | set(RUN_ELSEWHERE)
     for page, file in RUN_ELSEWHERE.items():
         assert f'run_page("{page}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page",
-    [
-        "index.md",
-        "quickstart.md",
-        "fieldguide.md",
-        "tokens.md",
-        "fine.md",
-        "exports.md",
-        "traits.md",
-        "deploy.md",
-        "volumes.md",
-        "rival.md",
-    ],
-)
+@pytest.mark.parametrize("page", [f"{page}.md" for page in ALONE])
 @pytest.mark.system
 def test_pages_that_stand_alone(run_page, page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,11 +61,9 @@ def model_choices(more: Sequence[str] = ()) -> list[str]:
     from finercam.models.twotower import load_twotower
 
     found = [*more, *builtin_names()]
-    try:
+    with suppress(FinerCAMError):  # a package without its weights does not offer it
         load_twotower()
         found.append(WORDS)
-    except FinerCAMError:
-        pass  # left out of this build
     return list(dict.fromkeys(found))
 
 

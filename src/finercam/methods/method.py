@@ -85,7 +85,7 @@ class Method:
         return self.evidence == "activations"
 
     def check_contrast(self, asked: bool) -> None:
-        """Raise FinerCAMError if a contrast is asked of a method whose map shows no class."""
+        """Raise FinerCAMError for a contrast if this method's map shows no class."""
         if asked and self.class_free:
             raise FinerCAMError(
                 f"method {self.name!r} reads activations only: its map is the same for every class, so that no contrast "

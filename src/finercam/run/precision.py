@@ -27,7 +27,7 @@ def precision_warning(
 ) -> str | None:
     """A line that says how far the maps of a shard's first pictures are from float32's; None where they are near.
 
-    The same question is asked in both precisions: each picture's prediction in float32 and its likeliest rival.
+    Both precisions answer the same question: each picture's prediction in float32 and its likeliest rival.
     """
     if settings.precision == "float32":
         return None

@@ -1,4 +1,4 @@
-"""What is asked of trait pages, and what then runs the model."""
+"""The settings of trait pages, and the explainer that follows from them."""
 
 from __future__ import annotations
 
